@@ -1,0 +1,91 @@
+"""How one attempt at a replica ended: one verdict that retry, health, metrics and log all read."""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from pointsman import errors
+from pointsman.errors import ErrorKind
+
+
+class Verdict(StrEnum):
+    """Who is to blame for the end of an attempt."""
+
+    SUCCESS = "success"
+    CLIENT_FAULT = "client_fault"
+    FAULT_BEFORE_SENDING = "fault_before_sending"
+    FAULT_AFTER_SENDING = "fault_after_sending"
+    OVERLOAD = "overload"
+    CANCELLED = "cancelled"
+
+
+class Retry(Enum):
+    """What the retry table of `reliability.md` section 2 allows after an end."""
+
+    NEVER = "never"
+    OTHER = "on another replica"
+    ONCE_OTHER = "once, on another replica"
+    FRESH = "once, on a fresh connection, the same replica allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One way an attempt can end: label for logs and metrics, verdict, retry rule, error for the client."""
+
+    label: str
+    verdict: Verdict
+    retry: Retry
+    error: ErrorKind
+
+
+_BEFORE, _AFTER = Verdict.FAULT_BEFORE_SENDING, Verdict.FAULT_AFTER_SENDING
+
+OK = End("ok", Verdict.SUCCESS, Retry.NEVER, errors.INTERNAL)
+CLIENT_ABORT = End("client_abort", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
+SLOW_CLIENT = End("slow_client", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
+CONNECT = End("connect", _BEFORE, Retry.OTHER, errors.ENGINE_UNREACHABLE)
+RESET_REUSED = End("reset_reused", Verdict.CANCELLED, Retry.FRESH, errors.ENGINE_CUT)
+RESET_NEW = End("reset_new", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_CUT)
+REFUSED = End("refused", Verdict.OVERLOAD, Retry.OTHER, errors.ENGINE_OVERLOADED)
+ABORTED = End("abort", Verdict.OVERLOAD, Retry.OTHER, errors.ENGINE_OVERLOADED)
+REJECTED = End("rejected", Verdict.CLIENT_FAULT, Retry.NEVER, errors.ENGINE_REJECTED)
+MISCONFIGURED = End("misconfigured", _BEFORE, Retry.OTHER, errors.ENGINE_MISCONFIGURED)
+BAD_GATEWAY = End("bad_gateway", _AFTER, Retry.OTHER, errors.ENGINE_FAILED)
+GATEWAY_TIMEOUT = End("gateway_timeout", _AFTER, Retry.NEVER, errors.TOTAL_TIMEOUT)
+ENGINE_ERROR = End("engine_error", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_FAILED)
+TTFT = End("ttft", _AFTER, Retry.NEVER, errors.FIRST_EVENT_TIMEOUT)
+IDLE = End("idle", _AFTER, Retry.NEVER, errors.IDLE_TIMEOUT)
+TOTAL = End("total", _AFTER, Retry.NEVER, errors.TOTAL_TIMEOUT)
+TRUNCATED = End("truncated", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_CUT)
+JUNK = End("junk", _AFTER, Retry.NEVER, errors.ENGINE_JUNK)
+NO_ENDPOINT = End("no_endpoint", _BEFORE, Retry.NEVER, errors.NO_REPLICA)
+BUG = End("bug", _AFTER, Retry.NEVER, errors.INTERNAL)
+
+ALL_ENDS: tuple[End, ...] = tuple(v for v in globals().values() if isinstance(v, End))
+
+
+class AttemptFailed(Exception):
+    """An attempt ended otherwise than well.
+
+    Args:
+        end: how.
+        detail: for the log only; never shown to a client.
+        retry_after_s: what the engine asked for, in seconds.
+        client_message: the engine's own words about the client's mistake, cleaned (`REJECTED` only).
+        status: the engine's status where it is passed on (`REJECTED` only).
+    """
+
+    def __init__(
+        self,
+        end: End,
+        detail: str = "",
+        *,
+        retry_after_s: float | None = None,
+        client_message: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(f"{end.label}: {detail}" if detail else end.label)
+        self.end = end
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.client_message = client_message
+        self.status = status

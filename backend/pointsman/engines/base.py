@@ -1,0 +1,171 @@
+"""What every dialect offers, and how the answers of any engine are judged.
+
+A dialect is the API an engine speaks: it encodes a call, reads the answer, and names its health routes.
+Pure. Sources: `contracts/tgi.md` sections 4 and 6, `contracts/vllm.md` sections 4 and 5.
+"""
+
+from dataclasses import dataclass
+from enum import Flag
+from typing import Protocol
+
+import msgspec
+
+from pointsman import attempt
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Call, Operation
+from pointsman.replica import Engine, Facts, Replica
+
+_MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
+
+
+class Seen(Flag):
+    """What one event of a stream is."""
+
+    QUIET = 0  # role, usage, comment: does not commit
+    CONTENT = 1  # text, tool call, reasoning or a finish reason
+    LAST = 2  # the engine's own terminal event
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request for an engine. `path` is a constant of the dialect, below the endpoint's base path."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Token counts that an engine told; 0: not told."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
+class Reader(Protocol):
+    """Reads the answer to one call and gives it in the words of the call's API."""
+
+    tokens: Tokens
+    mends: bool  # whether events must be rewritten one by one
+
+    def look(self, data: bytes) -> Seen:
+        """Judge one event by its data.
+
+        Raises:
+            AttemptFailed: the event is an error, an abort or nonsense.
+        """
+
+    def striking(self, block: bytes) -> bool:
+        """Whether a block of whole events may hold more than plain content and must be looked at one by one.
+
+        May err towards True only.
+        """
+
+    def mend(self, data: bytes) -> bytes:
+        """Rewrite the data of one good event; called only if `mends`."""
+
+    def whole(self, body: bytes) -> bytes:
+        """Check a whole answer and return it in the words of the call's API.
+
+        Raises:
+            AttemptFailed: the answer is no answer, or the engine aborted it.
+        """
+
+
+class Dialect(Protocol):
+    """One file per engine."""
+
+    engine: Engine
+    idle_expiry_s: float
+    health_path: str
+    facts_path: str
+    body_max_bytes: int | None
+
+    def read_facts(self, payload: bytes) -> Facts: ...
+
+    def encode(self, call: Call, replica: Replica) -> Outgoing: ...
+
+    def reader(self, call: Call, request_id: str, public_name: str) -> Reader: ...
+
+
+def engine_message(body: bytes) -> str | None:
+    """Find the sentence in an engine's error body, in whichever of the known shapes; None if unfit to show.
+
+    A sentence with an address, a path of a program or a traceback in it is unfit.
+    """
+    try:
+        payload = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        payload = body.decode("utf-8", "replace")
+    found = payload
+    if isinstance(found, dict):
+        found = found.get("error", found.get("message", found.get("detail")))
+        if isinstance(found, dict):
+            found = found.get("message")
+    if not isinstance(found, str) or not found.strip():
+        return None
+    if any(mark in found for mark in ("://", "Traceback", 'File "', "<html", "<!DOCTYPE")):
+        return None
+    return found.strip()[:_MESSAGE_MAX]
+
+
+def judge_status(
+    status: int, body: bytes, operation: Operation, retry_after_s: float | None = None
+) -> AttemptFailed | None:
+    """Classify an answer by its status; None when it is good so far.
+
+    On our constant paths 401, 403, 404 and 405 mean that router and engine do not fit; redirects are junk.
+    """
+    if 200 <= status < 300:
+        return None
+    said = f"status {status}"
+    if status in (429, 503):
+        return AttemptFailed(attempt.REFUSED, said, retry_after_s=retry_after_s)
+    if status == 404 and operation is Operation.EMBEDDING:
+        return AttemptFailed(
+            attempt.REJECTED, said, client_message="This model makes no embeddings.", status=400
+        )
+    if status in (401, 403, 404, 405):
+        return AttemptFailed(attempt.MISCONFIGURED, said)
+    if status == 502:
+        return AttemptFailed(attempt.BAD_GATEWAY, said)
+    if status == 504:
+        return AttemptFailed(attempt.GATEWAY_TIMEOUT, said)
+    if status in (424, 500) or (status > 501 and status < 600):
+        return AttemptFailed(attempt.ENGINE_ERROR, said)
+    if 400 <= status < 500 or status == 501:
+        passed_on = status if status in (400, 413, 422) else 400
+        return AttemptFailed(attempt.REJECTED, said, client_message=engine_message(body), status=passed_on)
+    return AttemptFailed(attempt.JUNK, said)
+
+
+def judge_error(payload: dict[str, object], operation: Operation) -> AttemptFailed:
+    """Classify an error that came as an event or as a body under status 200.
+
+    Shapes: vLLM nested and flat, TGI native, TGI's OpenAI routes (where `http_status_code` is 422 whatever
+    the cause, so the sentence decides).
+    """
+    error = payload.get("error", payload)
+    body = msgspec.json.encode(payload)
+    message = engine_message(body) or ""
+    told = error if isinstance(error, dict) else payload
+    kind = str(payload.get("error_type") or told.get("type") or "").lower()
+    if "overloaded" in kind or "unavailable" in kind or message == "Model is overloaded":
+        return AttemptFailed(attempt.REFUSED, "error event")
+    if kind in ("validation", "template_error", "missing_template_variable", "tool_error"):
+        return AttemptFailed(attempt.REJECTED, "error event", client_message=message, status=422)
+    if "http_status_code" in told or "error_type" in payload:
+        if message.startswith("Input validation error"):
+            return AttemptFailed(attempt.REJECTED, "error event", client_message=message, status=422)
+        return AttemptFailed(attempt.ENGINE_ERROR, "error event")
+    code = told.get("code")
+    if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
+        return judge_status(code, body, operation) or AttemptFailed(attempt.ENGINE_ERROR, "error event")
+    return AttemptFailed(attempt.ENGINE_ERROR, "error event")
+
+
+def join(fields: dict[str, msgspec.Raw]) -> bytes:
+    """Write an object from raw values: order, numbers and nested bytes as they were."""
+    parts = [msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()]
+    return b"{" + b",".join(parts) + b"}"

@@ -1,0 +1,150 @@
+"""How engines answer on their OpenAI routes; shared by the dialects.
+
+Pure. Sources: `contracts/vllm.md` sections 3 and 4, `contracts/tgi.md` sections 4.2, 4.3 and 5.
+"""
+
+import msgspec
+
+from pointsman import attempt
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Call, Operation
+from pointsman.engines.base import Seen, Tokens, judge_error
+
+ROUTES = {
+    Operation.CHAT: "/v1/chat/completions",
+    Operation.COMPLETION: "/v1/completions",
+    Operation.EMBEDDING: "/v1/embeddings",
+}
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    object: str | None = None
+
+
+class _Finish(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Whole(msgspec.Struct):
+    choices: list[_Finish] | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    usage: _Usage | None = None
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    object: str | None = None
+
+
+_chunks = msgspec.json.Decoder(_Chunk)
+_wholes = msgspec.json.Decoder(_Whole)
+
+
+def decode_object(body: bytes) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        AttemptFailed: JUNK, when it is none.
+    """
+    try:
+        payload = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict):
+        raise AttemptFailed(attempt.JUNK, "no JSON object")
+    return payload
+
+
+class OpenAIReader:
+    """Reads vLLM's answers, which pass untouched."""
+
+    mends = False
+
+    def __init__(self, call: Call) -> None:
+        self.tokens = Tokens()
+        self._operation = call.operation
+
+    def look(self, data: bytes) -> Seen:
+        if not data:
+            return Seen.QUIET
+        if data == b"[DONE]":
+            return Seen.LAST
+        try:
+            chunk = _chunks.decode(data)
+        except msgspec.ValidationError:
+            decode_object(data)
+            return Seen.CONTENT  # an unknown shape of a known thing: the client's to read
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise AttemptFailed(attempt.JUNK, "event is no JSON") from None
+        if chunk.error is not msgspec.UNSET or chunk.object == "error":
+            raise judge_error(decode_object(data), self._operation)
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+        seen = Seen.QUIET
+        for choice in chunk.choices or ():
+            if choice.finish_reason == "abort":
+                raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
+            if choice.finish_reason or choice.text or _has_content(choice.delta):
+                seen = Seen.CONTENT
+        return seen
+
+    def striking(self, block: bytes) -> bool:
+        return (
+            b'"error"' in block
+            or b"[DONE]" in block
+            or b'"abort"' in block
+            or b'"usage":{' in block
+            or b"\r" in block
+        )
+
+    def mend(self, data: bytes) -> bytes:
+        return data
+
+    def whole(self, body: bytes) -> bytes:
+        try:
+            answer = _wholes.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise AttemptFailed(attempt.JUNK, "answer is no such JSON") from None
+        if answer.error is not msgspec.UNSET or answer.object == "error":
+            raise judge_error(decode_object(body), self._operation)
+        if self._operation is Operation.EMBEDDING:
+            if answer.data is msgspec.UNSET:
+                raise AttemptFailed(attempt.JUNK, "no data")
+        elif not answer.choices:
+            raise AttemptFailed(attempt.JUNK, "no choices")
+        elif any(choice.finish_reason == "abort" for choice in answer.choices):
+            raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
+        if answer.usage is not None:
+            self._count(answer.usage)
+        return body
+
+    def _count(self, usage: _Usage) -> None:
+        self.tokens.prompt = usage.prompt_tokens
+        self.tokens.completion = usage.completion_tokens or 0
+
+
+def _has_content(delta: _Delta | None) -> bool:
+    if delta is None:
+        return False
+    return bool(
+        delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls
+    )

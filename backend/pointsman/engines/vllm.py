@@ -1,0 +1,110 @@
+"""The dialect of vLLM's OpenAI-compatible server. Source: `contracts/vllm.md`."""
+
+import msgspec
+
+from pointsman.call import Api, Call, Fields, Operation
+from pointsman.engines.base import Outgoing, Reader, join
+from pointsman.engines.openai import ROUTES, OpenAIReader
+from pointsman.errors import UNSUPPORTED, RouterError
+from pointsman.replica import Engine, Facts, Replica
+
+# Fields that steer the engine rather than the answer; a stranger's are refused (design section 3).
+CONTROL_FIELDS = frozenset(
+    {
+        "priority",
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "vllm_xargs",
+        "request_id",
+        "chat_template",
+        "chat_template_kwargs",
+        "mm_processor_kwargs",
+        "cache_salt",
+        "return_token_ids",
+        "return_tokens_as_token_ids",
+        "prompt_embeds",
+        "stream_interval",
+        "return_weight_versions",
+    }
+)
+_MAY_BE_NULL = frozenset({"content"})  # of a message; vLLM refuses null in its other fields
+
+
+class Vllm:
+    """vLLM 0.8 and newer."""
+
+    engine = Engine.VLLM
+    idle_expiry_s = 3.0  # the server closes an idle connection after 5 s (vllm.md section 9)
+    health_path = "/health"
+    facts_path = "/v1/models"
+    body_max_bytes: int | None = None
+
+    def read_facts(self, payload: bytes) -> Facts:
+        """Read `GET /v1/models`.
+
+        Raises:
+            ValueError: with a sentence, when the payload is not vLLM's.
+        """
+        try:
+            listed = msgspec.json.decode(payload, type=_Models)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ValueError("GET /v1/models did not answer a model list") from None
+        if not listed.data:
+            raise ValueError("GET /v1/models lists no model")
+        first = listed.data[0]
+        if first.owned_by != "vllm" and first.max_model_len is None:
+            raise ValueError("GET /v1/models is not vLLM's: is this another engine?")
+        return Facts(names=tuple(entry.id for entry in listed.data), max_total_tokens=first.max_model_len)
+
+    def encode(self, call: Call, replica: Replica) -> Outgoing:
+        """Bytes pass untouched unless the model's name or a null must change.
+
+        Raises:
+            RouterError: UNSUPPORTED, for an API that vLLM does not speak.
+        """
+        path = ROUTES.get(call.operation)
+        if call.api is not Api.OPENAI or path is None:
+            raise RouterError(UNSUPPORTED, "This model runs on vLLM, which does not speak this API.")
+        fields = call.fields
+        if call.body is not None and b"null" in call.body:
+            fields = _without_nulls(fields)
+        if call.model is None or not replica.knows(call.model):
+            fields = dict(fields)
+            fields.pop("model", None)
+            if replica.own_name is not None:  # else left out, which vLLM takes for its own model
+                fields["model"] = msgspec.Raw(msgspec.json.encode(replica.own_name))
+        if call.body is not None and fields is call.fields:
+            return Outgoing("POST", path, call.body)
+        return Outgoing("POST", path, join(fields))
+
+    def reader(self, call: Call, request_id: str, public_name: str) -> Reader:
+        return OpenAIReader(call)
+
+
+class _Model(msgspec.Struct):
+    id: str
+    owned_by: str | None = None
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def _without_nulls(fields: Fields) -> Fields:
+    """Leave out null fields, at the top level and in messages: clients send them, vLLM refuses some."""
+    kept = {name: value for name, value in fields.items() if bytes(value) != b"null"}
+    if "messages" in kept and b"null" in bytes(kept["messages"]):
+        try:
+            messages = msgspec.json.decode(kept["messages"], type=list[Fields])
+        except msgspec.ValidationError:
+            return kept  # not a list of objects: the engine says so better
+        mended = [
+            join({k: v for k, v in message.items() if k in _MAY_BE_NULL or bytes(v) != b"null"})
+            for message in messages
+        ]
+        kept["messages"] = msgspec.Raw(b"[" + b",".join(mended) + b"]")
+    return fields if len(kept) == len(fields) and kept == fields else kept
+
+
+SUPPORTED: frozenset[tuple[Api, Operation]] = frozenset((Api.OPENAI, operation) for operation in ROUTES)

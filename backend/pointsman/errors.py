@@ -1,0 +1,128 @@
+"""Every error a caller of the router can see, in one table.
+
+An error knows its stable code, its status, who owns it and whether the same request may succeed later.
+A surface turns it into its own body (`surfaces/`); nothing else invents codes or statuses.
+The text is ours: no engine address, no engine text, no exception text.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Owner(StrEnum):
+    """Whose doing an error is."""
+
+    CLIENT = "client"
+    POLICY = "policy"
+    ROUTER = "router"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row of the error table.
+
+    `status` is the HTTP status unless the surface says otherwise (TGI and seed 003 answer 422 to bad fields);
+    `retryable` tells a client whether the same request may succeed later.
+    """
+
+    code: str
+    status: int
+    owner: Owner
+    retryable: bool
+    message: str
+
+
+_C, _P, _R, _E = Owner.CLIENT, Owner.POLICY, Owner.ROUTER, Owner.ENGINE
+
+MALFORMED_JSON = ErrorKind("malformed_json", 400, _C, False, "The body is not a JSON object.")
+INVALID_PARAMETER = ErrorKind("invalid_parameter", 400, _C, False, "A field of the body has a bad value.")
+UNKNOWN_FORM = ErrorKind(
+    "unknown_form",
+    422,
+    _C,
+    False,
+    "The body fits no known form: send `inputs` (TGI), `model_id` with `prompt`, or `prompt` alone.",
+)
+ENGINE_REJECTED = ErrorKind("engine_rejected", 400, _C, False, "The engine refused the request as invalid.")
+UNSUPPORTED = ErrorKind(
+    "unsupported_by_engine", 400, _C, False, "The engine of this model does not speak this API."
+)
+CONTROL_FIELD = ErrorKind(
+    "control_field_refused",
+    400,
+    _P,
+    False,
+    "The body has a field that steers the engine; it is not accepted.",
+)
+REMOTE_MEDIA = ErrorKind(
+    "remote_media_refused",
+    400,
+    _P,
+    False,
+    "Media must be sent inline as a data: URL; remote URLs are refused.",
+)
+BAD_REQUEST = ErrorKind("bad_request", 400, _C, False, "The HTTP request is malformed.")
+ADDRESS_FORBIDDEN = ErrorKind("address_forbidden", 403, _P, False, "Your address may not use this service.")
+ORIGIN_FORBIDDEN = ErrorKind("origin_forbidden", 403, _P, False, "This origin may not use this service.")
+ROUTE_NOT_FOUND = ErrorKind("route_not_found", 404, _C, False, "No such route.")
+MODEL_NOT_FOUND = ErrorKind("model_not_found", 404, _C, False, "No such model.")
+METHOD_NOT_ALLOWED = ErrorKind("method_not_allowed", 405, _C, False, "This route does not take this method.")
+BODY_TOO_LARGE = ErrorKind("body_too_large", 413, _C, False, "The body is larger than this route takes.")
+URL_TOO_LONG = ErrorKind("url_too_long", 414, _C, False, "The URL is longer than 8 KiB.")
+UNSUPPORTED_MEDIA_TYPE = ErrorKind(
+    "unsupported_media_type", 415, _C, False, "Send the body as Content-Type: application/json, unencoded."
+)
+HEADERS_TOO_LARGE = ErrorKind(
+    "headers_too_large", 431, _C, False, "More than 100 headers, or more than 32 KiB of them."
+)
+INTERNAL = ErrorKind("internal_error", 500, _R, False, "The router failed; this is a bug.")
+ENGINE_UNREACHABLE = ErrorKind("engine_unreachable", 502, _E, True, "No connection to the engine.")
+ENGINE_FAILED = ErrorKind("engine_failed", 502, _E, True, "The engine failed to answer.")
+ENGINE_CUT = ErrorKind("engine_cut", 502, _E, True, "The engine's answer ended before it was whole.")
+ENGINE_JUNK = ErrorKind("engine_junk", 502, _E, False, "The engine's answer made no sense.")
+ENGINE_MISCONFIGURED = ErrorKind(
+    "engine_misconfigured", 502, _R, False, "The engine does not accept the router's calls."
+)
+NO_REPLICA = ErrorKind("no_replica", 503, _R, True, "The model is known, but no replica of it is up.")
+ENGINE_OVERLOADED = ErrorKind("engine_overloaded", 503, _E, True, "All replicas of the model are full.")
+SHUTTING_DOWN = ErrorKind("shutting_down", 503, _R, True, "The router is shutting down.")
+FIRST_EVENT_TIMEOUT = ErrorKind(
+    "first_event_timeout", 504, _E, True, "The engine sent nothing within the time allowed."
+)
+IDLE_TIMEOUT = ErrorKind("idle_timeout", 504, _E, True, "The engine fell silent within its answer.")
+TOTAL_TIMEOUT = ErrorKind("total_timeout", 504, _E, True, "The answer took longer than allowed.")
+
+ALL_KINDS: tuple[ErrorKind, ...] = tuple(v for v in globals().values() if isinstance(v, ErrorKind))
+
+
+class RouterError(Exception):
+    """An error on its way to the client.
+
+    Args:
+        kind: its row of the table.
+        message: a more precise sentence than the table's; must not hold engine text, addresses or prompts.
+        param: the field of the body that is wrong.
+        status: overrides the table's status (an engine's 413 or 422 that is passed on).
+        retry_after_s: seconds for `Retry-After`.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        status: int | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message or kind.message)
+        self.kind = kind
+        self.message = message or kind.message
+        self.param = param
+        self.status = status or kind.status
+        self.retry_after_s = retry_after_s
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody is left to answer."""

@@ -1,0 +1,43 @@
+"""The record of one exchange: a client request with its answer, all attempts included."""
+
+from dataclasses import dataclass, field
+
+from pointsman import attempt
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One finished attempt. Times are monotonic seconds."""
+
+    replica_id: str
+    end: attempt.End
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Facts gathered while a request is served; read once by metrics and log when it ends.
+
+    Times are monotonic seconds; 0.0 means that the moment never came.
+    """
+
+    request_id: str
+    route: str  # template, never the path that was sent
+    method: str
+    started_at: float
+    client: str = ""
+    model_id: str = ""
+    replica_id: str = ""
+    stream: bool = False
+    status: int = 0
+    error_code: str = ""
+    end: attempt.End = attempt.OK
+    sent_at: float = 0.0  # the last attempt's request left
+    first_event_at: float = 0.0  # first event with content, or the whole answer
+    ended_at: float = 0.0
+    body_bytes: int = 0  # received from the client
+    answer_bytes: int = 0
+    events: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    attempts: list[AttemptRecord] = field(default_factory=list)

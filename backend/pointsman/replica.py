@@ -1,0 +1,126 @@
+"""A replica: one running engine at one address, and what we know of it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+
+class Engine(StrEnum):
+    """Which program runs at the endpoint, and so which dialect it speaks."""
+
+    TGI = "tgi"
+    VLLM = "vllm"
+
+
+class State(StrEnum):
+    """What a replica's health checks made of it."""
+
+    UNKNOWN = "unknown"  # not probed yet; may be tried
+    UP = "up"
+    DOWN = "down"
+    MISCONFIGURED = "misconfigured"  # alive, but refuses our key, route or protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a replica listens. `base_path` is empty or begins with `/` and does not end with it."""
+
+    scheme: str
+    host: str
+    port: int
+    base_path: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> "Endpoint":
+        """Read `http(s)://host[:port][/base]`.
+
+        Raises:
+            ValueError: with a sentence that says what is wrong, never with the user info of the URL.
+        """
+        parts = urlsplit(url.strip())
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("an endpoint URL must not hold a user name or password; use …_KEY for the key")
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"endpoint {url!r} must begin with http:// or https://")
+        if not parts.hostname:
+            raise ValueError(f"endpoint {url!r} names no host")
+        if parts.query or parts.fragment:
+            raise ValueError(f"endpoint {url!r} must not have a query or a fragment")
+        if any(ord(sign) <= 0x20 or ord(sign) >= 0x7F for sign in url.strip()):
+            raise ValueError(f"endpoint {url!r} holds spaces or other signs that a URL cannot have")
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError(f"endpoint {url!r} has a bad port") from None
+        default = 443 if parts.scheme == "https" else 80
+        return cls(parts.scheme, parts.hostname, port or default, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """Value of the Host header, RFC 9110 7.2: the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        own = 443 if self.scheme == "https" else 80
+        return host if self.port == own else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.base_path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Result of the active health checks so far. `since` is in wall-clock seconds, for people only."""
+
+    state: State = State.UNKNOWN
+    reason: str = "not probed yet"
+    since: float = 0.0
+    rises: int = 0  # successes in a row
+    falls: int = 0  # failures in a row
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the engine told of itself; None: it did not say.
+
+    `names` are the model names it answers to, its own first.
+    """
+
+    names: tuple[str, ...] = ()
+    version: str | None = None
+    max_total_tokens: int | None = None
+    max_concurrent: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica with its live counters. Counters are per worker process."""
+
+    id: str
+    model_id: str
+    engine: Engine
+    endpoint: Endpoint
+    served_name: str | None = None
+    weight: int = 1
+    max_in_flight: int | None = None
+    key: str | None = field(default=None, repr=False)
+    health: Health = Health()
+    facts: Facts = Facts()
+    in_flight: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """May be sent work: its checks say up, or it was not checked yet."""
+        return self.health.state in (State.UP, State.UNKNOWN)
+
+    @property
+    def full(self) -> bool:
+        return self.max_in_flight is not None and self.in_flight >= self.max_in_flight
+
+    @property
+    def own_name(self) -> str | None:
+        """The model name this engine expects in a body; None: not known yet."""
+        return self.served_name or (self.facts.names[0] if self.facts.names else None)
+
+    def knows(self, name: str) -> bool:
+        """Whether the engine itself answers to `name`."""
+        return name == self.served_name or name in self.facts.names

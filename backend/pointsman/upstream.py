@@ -1,0 +1,181 @@
+"""Connections to replicas: one pool each, opened on demand, reused last in, first out.
+
+A pool never queues: how many requests a replica may have is decided before (`registry`).
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointsman.connection import Connection
+from pointsman.replica import Endpoint
+
+DNS_KEPT_S = 300.0  # how long the last good answer serves while resolving fails
+_USER_TIMEOUT_MS = 20_000  # TCP_USER_TIMEOUT: unacknowledged data for this long ends the connection
+
+
+class ConnectFailed(Exception):
+    """No connection could be opened; the text is for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """How engines are connected to. Files are PEM; None: the system's trust store, no client certificate."""
+
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    idle_expiry_s: float | None = None  # None: what fits the engine
+
+    def tls(self) -> ssl.SSLContext:
+        """Build the context for https endpoints.
+
+        Raises:
+            OSError, ssl.SSLError: a file is missing or is no certificate.
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.client_cert is not None:
+            context.load_cert_chain(self.client_cert, self.client_key)
+        return context
+
+
+class Resolver:
+    """Names to addresses, asked anew for each connection; the last good answer helps out for 5 minutes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, list[tuple[int, str]]]] = {}
+
+    async def resolve(self, host: str, port: int) -> list[tuple[int, str]]:
+        """Return (family, address) pairs in the resolver's order.
+
+        Raises:
+            ConnectFailed: the name does not resolve and never did lately.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            kept = self._known.get((host, port))
+            if kept is not None and loop.time() - kept[0] < DNS_KEPT_S:
+                return kept[1]
+            raise ConnectFailed("the name does not resolve") from None
+        addresses = [(int(entry[0]), str(entry[4][0])) for entry in found]
+        self._known[(host, port)] = (loop.time(), addresses)  # as many entries as endpoints
+        return addresses
+
+
+class Pool:
+    """The connections to one endpoint."""
+
+    def __init__(
+        self, endpoint: Endpoint, idle_expiry_s: float, tls: ssl.SSLContext | None, resolver: Resolver
+    ):
+        self._endpoint = endpoint
+        self._idle_expiry_s = idle_expiry_s
+        self._tls = tls if endpoint.scheme == "https" else None
+        self._resolver = resolver
+        self._idle: deque[Connection] = deque()  # oldest left
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.active = 0  # connections lent out
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.active} active, {len(self._idle)} idle>"
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    def reuse(self) -> Connection | None:
+        """Take the youngest idle connection that is still good; None: open one."""
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and now - connection.idle_since < self._idle_expiry_s:
+                self.active += 1
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self, budget_s: float) -> Connection:
+        """Open a connection, trying each address of the name within the budget, handshake included.
+
+        Raises:
+            ConnectFailed: with a short reason.
+        """
+        self.active += 1
+        try:
+            async with asyncio.timeout(budget_s):
+                return await self._try_all(asyncio.get_running_loop().time() + budget_s)
+        except TimeoutError:
+            self.active -= 1
+            raise ConnectFailed("connect timed out") from None
+        except BaseException:
+            self.active -= 1
+            raise
+
+    def release(self, connection: Connection) -> None:
+        """Give a connection back; it is kept only if its answer was read whole."""
+        self.active -= 1
+        if not connection.reusable:
+            connection.close()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._idle_expiry_s, self._sweep)
+
+    def close(self) -> None:
+        """Close what is idle; lent connections close when they come back or are cancelled."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        while self._idle:
+            self._idle.pop().close()
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._idle and (
+            not self._idle[0].open or now - self._idle[0].idle_since >= self._idle_expiry_s
+        ):
+            self._idle.popleft().close()
+        self._sweeper = None
+        if self._idle:
+            due = self._idle[0].idle_since + self._idle_expiry_s
+            self._sweeper = loop.call_at(due + 0.01, self._sweep)
+
+    async def _try_all(self, deadline: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port)
+        reason = "no address"
+        for position, (_family, address) in enumerate(addresses):
+            share = (deadline - loop.time()) / (len(addresses) - position)
+            try:
+                async with asyncio.timeout(share):
+                    return await self._open(loop, address)
+            except TimeoutError:
+                reason = "connect timed out"
+            except ssl.SSLError:
+                reason = "TLS handshake failed"
+            except OSError as error:
+                reason = "connection refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
+        raise ConnectFailed(reason)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, address: str) -> Connection:
+        transport, connection = await loop.create_connection(
+            lambda: Connection(loop),
+            address,
+            self._endpoint.port,
+            ssl=self._tls,
+            server_hostname=self._endpoint.host if self._tls else None,
+        )
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+        return connection
