@@ -1,0 +1,34 @@
+"""A model as the operator configured it: its names and the replicas that serve it."""
+
+from dataclasses import dataclass, field
+
+from pointsman.call import Timeouts
+from pointsman.replica import Endpoint, Engine
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """One engine to send work to. Its id is made where it is used: `<model id>-<n>`, counted from 0."""
+
+    endpoint: Endpoint
+    engine: Engine
+    served_name: str | None = None  # the model name the engine expects; None: ask the engine
+    weight: int = 1  # 1 to 1000; share of the traffic against the pool's other replicas
+    max_in_flight: int | None = None  # our requests at once, per worker process; None: no limit
+    key: str | None = field(default=None, repr=False)  # bearer token
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model. `id` matches `[a-z0-9._-]+`; no other model has it among its own id and aliases."""
+
+    id: str
+    replicas: tuple[ReplicaConfig, ...]
+    name: str  # for people
+    hf_name: str | None = None  # name on the Hugging Face hub
+    aliases: tuple[str, ...] = ()
+    default: bool = False  # serves requests that name no model; at most one model has it
+    policy: str = "least_in_flight"  # a name of `policy.POLICIES`
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
+    max_new_tokens: int | None = None  # most a request may ask for; None: the engine decides
