@@ -1,0 +1,220 @@
+"""vLLM 0.33: routes, headers, error bodies. Chat and completions are in `vllm_generate`."""
+
+import hashlib
+import json
+from typing import Any
+
+from emulator.dialect import Exchange, Whole
+from emulator.faults import Plan, Scope
+from emulator.message import Request
+from emulator.schedule import Engine
+from emulator.settings import Settings
+from emulator.stream import DONE, frame
+from emulator.template import prompt_of
+from emulator.text import GEMMA
+from emulator.vllm_checks import Refused, bad, parse
+from emulator.vllm_generate import Generation
+from emulator.vllm_metrics import render
+
+_GET, _POST = frozenset({"GET"}), frozenset({"POST"})
+_GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_GUARDED = ("/v1", "/v2", "/inference", "/cohere")
+_BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
+_PAUSED = "Generation is paused. Please retry after it resumes."
+_DEAD = "The server had an error while processing your request."
+_ERRORS = {
+    "overloaded": (503, "Service Unavailable", _BUSY),
+    "unavailable": (503, "ServiceUnavailableError", _PAUSED),
+    "internal": (500, "InternalServerError", _DEAD),
+    "generation": (500, "InternalServerError", "Internal server error"),
+    "validation": (400, "BadRequestError", "This request is refused by an emulated fault."),
+}
+_BY_STATUS = {
+    400: _ERRORS["validation"],
+    404: (404, "NotFoundError", "The model `emulated-fault` does not exist."),
+    422: (422, "UnprocessableEntityError", "An image cannot be loaded (emulated fault)."),
+    500: _ERRORS["internal"],
+    501: (501, "NotImplementedError", "This model does not support that (emulated fault)."),
+    503: _ERRORS["overloaded"],
+}
+
+
+class Vllm:
+    """The dialect of vLLM."""
+
+    common = (("server", "uvicorn"), ("x-emulated", "true"))
+    malformed = (
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: 30\r\nconnection: close\r\n\r\nInvalid HTTP request received."
+    )
+    body_limit = 64 << 20  # vLLM has none; this one keeps the emulator small
+    routes = {
+        "/v1/chat/completions": _POST, "/v1/completions": _POST, "/v1/embeddings": _POST, "/tokenize": _POST,
+        "/detokenize": _POST, "/health": _GET, "/ping": _GET | _POST, "/version": _GET, "/load": _GET,
+        "/v1/models": _GET, "/metrics": _GET,
+    }  # fmt: skip
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        """One engine behind all routes."""
+        self._settings = settings
+        self._engine = engine
+        self._generation = Generation(settings, engine, self)
+        self._frozen: bytes | None = None
+        self._load = 0
+
+    def scope(self, path: str, method: str) -> Scope:
+        """Generation, health or metrics."""
+        if path in ("/health", "/ping"):
+            return Scope.HEALTH
+        if path == "/metrics":
+            return Scope.METRICS
+        return Scope.GENERATE if path in _GENERATE else Scope.ERRORS
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer a request."""
+        request = exchange.request
+        methods = self.routes.get(request.path)
+        if request.path.startswith(_GUARDED) and not self._allowed(request):
+            await exchange.reply(_json({"error": "Unauthorized"}, 401))
+        elif methods is None or (request.path == "/v1/embeddings" and not self._settings.embedding):
+            await exchange.reply(_json({"detail": "Not Found"}, 404))
+        elif request.method not in methods:
+            whole = _json({"detail": "Method Not Allowed"}, 405)
+            await exchange.reply(Whole(405, whole.body, whole.media, (("allow", ", ".join(sorted(methods))),)))
+        elif request.method == "POST":
+            try:
+                await self._post(exchange)
+            except Refused as refused:
+                await exchange.reply(self.refused(refused, exchange.plan))
+        else:
+            await exchange.reply(self._get(exchange))
+
+    def refusal(self, status: int, plan: Plan) -> Whole:
+        """vLLM's body for a status; of those it never sends, what a proxy before it says."""
+        if status == 401:
+            return _json({"error": "Unauthorized"}, 401)
+        if status == 503 and "health_status" in plan:
+            return Whole(503)
+        if status in _BY_STATUS:
+            return self.refused(Refused(*_BY_STATUS[status]), plan)
+        if status in (502, 504):
+            return Whole(status, b"<html><h1>Bad Gateway</h1></html>", "text/html")
+        return _json({"detail": f"Emulated status {status}"}, status)
+
+    def error_frames(self, path: str, kind: str) -> list[bytes]:
+        """One frame and `[DONE]`."""
+        return [frame(_error_of(Refused(*_ERRORS[kind]))), DONE]
+
+    def error_answer(self, kind: str, plan: Plan) -> Whole:
+        """The same error as an answer."""
+        return self.refused(Refused(*_ERRORS[kind]), plan)
+
+    def refused(self, refused: Refused, plan: Plan) -> Whole:
+        """A refusal as an answer, nested, or flat as up to 0.10.0."""
+        body = _error_of(refused)
+        return _json({"object": "error"} | body["error"] if "flat_errors" in plan else body, refused.status)
+
+    def _allowed(self, request: Request) -> bool:
+        keys = self._settings.api_keys
+        scheme, _, key = (request.header("authorization") or "").partition(" ")
+        return not keys or (scheme.lower() == "bearer" and key in keys)
+
+    def _get(self, exchange: Exchange) -> Whole:
+        settings = self._settings
+        match exchange.request.path:
+            case "/version":
+                return _json({"version": settings.version})
+            case "/load":
+                return _json({"server_load": self._load if settings.load_tracking else 0})
+            case "/v1/models":
+                return _json({"object": "list", "data": [_model(name, settings) for name in settings.served_names]})
+            case "/metrics":
+                plan = exchange.plan
+                text = render(
+                    self._engine,
+                    settings.name,
+                    hidden="metrics_missing" in plan,
+                    old_names="metrics_old_names" in plan,
+                ).encode()
+                if "metrics_stale" in plan:
+                    text = self._frozen = self._frozen or text
+                return Whole(200, text, "text/plain; version=0.0.4; charset=utf-8")
+        return Whole(200)
+
+    async def _post(self, exchange: Exchange) -> None:
+        request = exchange.request
+        if request.path == "/ping":
+            await exchange.reply(Whole(200))
+            return
+        value = parse(request.body, request.header("content-type"))
+        self.check_model(value)
+        match request.path:
+            case "/tokenize":
+                await exchange.reply(_json(_tokenized(value, self._settings.max_total_tokens)))
+            case "/detokenize":
+                await exchange.reply(_json({"prompt": GEMMA.decode(list(value.get("tokens") or []))}))
+            case "/v1/embeddings":
+                await exchange.reply(_json(_embeddings(value, self._settings.name)))
+            case path:
+                self._load += 1
+                try:
+                    await self._generation.answer(exchange, value, chat=path == "/v1/chat/completions")
+                finally:
+                    self._load -= 1
+
+    def check_model(self, value: dict[str, Any]) -> None:
+        """A name that is not served is a 404."""
+        model = value.get("model")
+        if model is not None and model not in self._settings.served_names:
+            names = ", ".join(f"`{name}`" for name in self._settings.served_names)
+            raise Refused(404, "NotFoundError", f"The model `{model}` does not exist. Valid model names: {names}.", "model")
+
+
+def _model(name: str, settings: Settings) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": 1767000000,
+        "owned_by": "vllm",
+        "root": settings.model,
+        "parent": None,
+        "max_model_len": settings.max_total_tokens,
+        "permission": [],
+    }
+
+
+def _tokenized(value: dict[str, Any], max_model_len: int) -> dict[str, Any]:
+    if isinstance(value.get("messages"), list):
+        text = prompt_of(value["messages"], False, answer=value.get("add_generation_prompt", True))
+    elif isinstance(value.get("prompt"), str):
+        text = ("<bos>" if value.get("add_special_tokens", True) else "") + value["prompt"]
+    else:
+        raise bad("Either prompt or messages must be given.")
+    tokens = GEMMA.encode(text)
+    strings = [token.data.decode("utf-8", "replace") for token in tokens] if value.get("return_token_strs") else None
+    ids = [token.id for token in tokens]
+    return {"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": strings}
+
+
+def _embeddings(value: dict[str, Any], model: str) -> dict[str, Any]:
+    given = value.get("input")
+    texts = given if isinstance(given, list) else [given]
+    data = []
+    for index, text in enumerate(texts):
+        digest = hashlib.sha256(str(text).encode("utf-8", "replace")).digest()
+        vector = [round(byte / 127.5 - 1, 6) for byte in digest[:8]]
+        data.append({"index": index, "object": "embedding", "embedding": vector})
+    tokens = sum(GEMMA.count(str(text)) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {"id": "embd-emulated", "object": "list", "created": 1767000000, "model": model, "data": data, "usage": usage}
+
+
+def _error_of(refused: Refused) -> dict[str, Any]:
+    return {
+        "error": {"message": refused.message, "type": refused.kind, "param": refused.param, "code": refused.status}
+    }
+
+
+def _json(value: object, status: int = 200) -> Whole:
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Whole(status, body, "application/json")

@@ -1,0 +1,193 @@
+"""vLLM's chat and completion routes on the engine."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from emulator.assembly import Wish
+from emulator.dialect import Dialect, Exchange, Whole
+from emulator.schedule import Batch, Engine
+from emulator.settings import Settings
+from emulator.stream import DONE, frame, relay
+from emulator.template import TemplateError, check_alternation, prompt_of
+from emulator.text import GEMMA, script, story
+from emulator.tgi_jobs import stall_after
+from emulator.vllm_answers import Shapes, Spoken, shapes_for, usage_of
+from emulator.vllm_checks import Ask, Refused, bad, check, forced_tool
+
+_BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
+
+
+class Generation:
+    """Admission, prompts, streams and whole answers."""
+
+    def __init__(self, settings: Settings, engine: Engine, dialect: Dialect) -> None:
+        """Made by the dialect."""
+        self._settings = settings
+        self._engine = engine
+        self._dialect = dialect
+
+    async def answer(self, exchange: Exchange, value: dict[str, Any], *, chat: bool) -> None:
+        """One request; raises Refused before anything is written."""
+        settings = self._settings
+        ask = check(value, chat=chat, auto_tools=settings.auto_tools, force_usage=settings.force_include_usage)
+        prompts = [_chat_prompt(value)] if chat else _prompts(value)
+        wishes, spoken = self._wishes(prompts, ask, exchange, clamp=chat)
+        self._admit(len(wishes))
+        header_id = exchange.request.header("x-request-id")
+        shapes = shapes_for(
+            ask,
+            chat=chat,
+            request_id=header_id or value.get("request_id"),
+            model=value.get("model") or settings.name,
+            version=settings.version,
+            tool=forced_tool(value) if chat else None,
+        )
+        headers = (("x-request-id", header_id),) if header_id and settings.request_id_headers else ()
+        with self._engine.open(wishes) as batch:
+            exchange.batch = batch
+            if ask.stream:
+                await exchange.outlet.start(200, (("content-type", "text/event-stream; charset=utf-8"), *headers))
+                frames = self._frames(batch, shapes, spoken, len(prompts))
+                await relay(frames, exchange, self._dialect)
+            else:
+                await self._whole(exchange, batch, shapes, spoken, len(prompts), headers)
+
+    def _admit(self, wanted: int) -> None:
+        limit = self._settings.max_queued
+        if limit and self._engine.in_flight + wanted > limit:
+            self._engine.meters.rejected += 1
+            raise Refused(503, "Service Unavailable", _BUSY)
+
+    def _wishes(
+        self, prompts: list[str], ask: Ask, exchange: Exchange, *, clamp: bool
+    ) -> tuple[list[Wish], list[Spoken]]:
+        wishes, spoken = [], []
+        limit = self._settings.max_total_tokens
+        for prompt in prompts:
+            tokens = GEMMA.count(prompt)
+            if tokens >= limit:
+                raise bad(
+                    f"This model's maximum context length is {limit} tokens. However, your prompt contains {tokens} input "
+                    "tokens, which exceeds this limit even without any output tokens. "
+                    "Please reduce the length of the input prompt.",
+                    "input_tokens",
+                )
+            room = limit - tokens
+            wanted = room if ask.max_tokens is None else ask.max_tokens
+            if wanted > room and not clamp:
+                raise bad(
+                    f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's maximum context "
+                    f"length is {limit} tokens and your request has {tokens} input tokens.",
+                    "max_tokens",
+                )
+            for place in range(ask.n):
+                wishes.append(self._wish(prompt, tokens, min(wanted, room), ask, exchange, place))
+                spoken.append(Spoken(prompt, tokens))
+        return wishes, spoken
+
+    def _wish(self, prompt: str, tokens: int, room: int, ask: Ask, exchange: Exchange, place: int) -> Wish:
+        plan, settings = exchange.plan, self._settings
+        seed = settings.seed + (ask.seed or 0) + place
+        if "empty" in plan:
+            words = script(prompt, "", GEMMA)
+        elif ask.wanted is not None:
+            words = script(prompt, ask.wanted, GEMMA)
+        else:
+            words = story(prompt, GEMMA, seed=seed, eos_after=settings.eos_after, ignore_eos=ask.ignore_eos)
+        return Wish(
+            prompt=prompt,
+            tokens=words,
+            input_tokens=tokens,
+            max_tokens=room,
+            stop=ask.stop,
+            keep_stop=ask.keep_stop,
+            min_tokens=ask.min_tokens,
+            salt=ask.salt,
+            extra_ttft_s=plan.number("slow_first_token"),
+            stall_after=stall_after(plan),
+            abort_after=int(plan.number("abort")) if "abort" in plan else None,
+            blank_tokens=int(plan.number("empty_tokens")),
+        )
+
+    async def _frames(
+        self, batch: Batch, shapes: Shapes, spoken: list[Spoken], prompts: int
+    ) -> AsyncGenerator[bytes, None]:
+        begun: set[int] = set()
+        while not batch.over:
+            got = await batch.next(self._settings.sse_keep_alive_s)
+            if got is None:
+                yield b": keep-alive\n\n"
+                continue
+            index, step = got
+            one = spoken[index]
+            if shapes.chat and index not in begun:
+                begun.add(index)
+                yield self._framed(shapes.role_chunk(index, one), shapes, one)
+            one.take(step)
+            yield self._framed(shapes.step_chunk(index, step, one), shapes, one)
+        if shapes.ask.usage:
+            more = {"usage": usage_of(spoken, prompts), "system_fingerprint": shapes.fingerprint}
+            yield frame(shapes.chunk([], **more))
+        yield DONE
+
+    def _framed(self, chunk: dict[str, Any], shapes: Shapes, one: Spoken) -> bytes:
+        return frame(chunk | {"usage": usage_of([one], 1)} if shapes.ask.every_usage else chunk)
+
+    async def _whole(
+        self,
+        exchange: Exchange,
+        batch: Batch,
+        shapes: Shapes,
+        spoken: list[Spoken],
+        prompts: int,
+        headers: tuple[tuple[str, str], ...],
+    ) -> None:
+        plan = exchange.plan
+        kind = plan.get("error_first") or (plan.part("error_after", 1) or "internal" if "error_after" in plan else "")
+        if kind:
+            whole = self._dialect.error_answer(kind, plan)
+            await exchange.reply(whole)
+            return
+        while not batch.over:
+            got = await batch.next()
+            if got is not None:
+                spoken[got[0]].take(got[1])
+        text = json.dumps(shapes.whole(spoken, prompts), ensure_ascii=False, separators=(",", ":"))
+        load = _load_header(exchange, self._engine)
+        await exchange.reply(Whole(200, text.encode("utf-8", "replace"), "application/json", (*headers, *load)))
+
+
+def _load_header(exchange: Exchange, engine: Engine) -> tuple[tuple[str, str], ...]:
+    """The ORCA header, when it is asked for."""
+    wanted = exchange.request.header("endpoint-load-metrics-format")
+    used = min(1.0, engine.kv_tokens_used / engine.pace.kv_tokens)
+    named = {"kv_cache_usage_perc": used, "num_requests_waiting": float(len(engine.waiting))}
+    if wanted == "JSON":
+        return (("endpoint-load-metrics", f"JSON {json.dumps({'named_metrics': named})}"),)
+    if wanted == "TEXT":
+        text = ", ".join(f"named_metrics.{name}={value}" for name, value in named.items())
+        return (("endpoint-load-metrics", f"TEXT {text}"),)
+    return ()
+
+
+def _chat_prompt(value: dict[str, Any]) -> str:
+    messages = value["messages"]
+    continued = bool(value.get("continue_final_message"))
+    answer = value.get("add_generation_prompt", True)
+    if continued and answer:
+        raise bad("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    try:
+        check_alternation(messages)
+    except TemplateError as error:
+        raise bad(str(error)) from None
+    return prompt_of(messages, continued, answer=answer)
+
+
+def _prompts(value: dict[str, Any]) -> list[str]:
+    given = value["prompt"]
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [GEMMA.decode(given)]
+    return [one if isinstance(one, str) else GEMMA.decode(one) for one in given]
