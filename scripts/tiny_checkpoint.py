@@ -3,8 +3,9 @@
     python tiny_checkpoint.py DIRECTORY
 
 Runs in the environment of scripts/vllm-cpu (torch, transformers, tokenizers). Two layers of 128, a byte-level
-BPE trained on the few texts below, weights from a fixed seed: the same files every time. Byte-level means that
-a Hebrew letter or an emoji may take several tokens, as it does in real models.
+BPE trained on the few texts below, weights from a fixed seed: the same files every time. Byte-level means
+that a Hebrew letter or an emoji may take several tokens, as it does in real models. It hardly ever ends by
+itself: its answers end with `length`, a stop string, or the end of a grammar.
 """
 
 import sys
@@ -48,13 +49,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        TEXTS,
-        trainers.BpeTrainer(
-            vocab_size=512, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    bpe.train_from_iterator(TEXTS, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<pad>",
@@ -68,7 +69,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Gemma3ForCausalLM:
-    torch.manual_seed(7)
+    torch.manual_seed(4)
     config = Gemma3TextConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -83,7 +84,13 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Gemma3ForCausalLM:
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")],
         bos_token_id=tokenizer.bos_token_id,
     )
-    return Gemma3ForCausalLM(config).to(torch.bfloat16)
+    model = Gemma3ForCausalLM(config)
+    with torch.no_grad():
+        for token in range(len(tokenizer)):
+            if token < len(SPECIAL) or "\ufffd" in tokenizer.decode([token]):
+                model.get_input_embeddings().weight[token] = 0  # seldom said: not text by itself
+        model.model.norm.weight.fill_(20)  # sharper choices than a fresh model's nearly equal ones
+    return model.to(torch.bfloat16)
 
 
 def main() -> None:
