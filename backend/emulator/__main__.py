@@ -30,7 +30,9 @@ async def run(settings: Settings) -> int:
     try:
         port = await server.listen()
     except OSError as error:
-        print(f"emulator: cannot listen on {settings.host}:{settings.port}: {error.strerror}.", file=sys.stderr)
+        print(
+            f"emulator: cannot listen on {settings.host}:{settings.port}: {error.strerror}.", file=sys.stderr
+        )
         return 1
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     kind, name = settings.engine.value, settings.name.rpartition("/")[2]

@@ -18,7 +18,7 @@ _REASONS = {
 _GAP_S = 0.002  # between two segments that must not be joined by the kernel
 
 
-class Severed(Exception):  # noqa: N818 - it is a fault at work, no error
+class Severed(Exception):
     """A fault has cut the connection; there is nothing more to write."""
 
 
@@ -41,8 +41,10 @@ class Wire(Protocol):
 class Outlet:
     """One answer. `reply` for a whole body; `start`, `event`…, `end` for a stream."""
 
-    def __init__(self, wire: Wire, plan: Plan, *, common: Headers, keep_alive: bool, chunked: bool, head: bool) -> None:
-        """`chunked` is false for HTTP/1.0; `head`: no body is to be sent; `common`: headers of every answer."""
+    def __init__(
+        self, wire: Wire, plan: Plan, *, common: Headers, keep_alive: bool, chunked: bool, head: bool
+    ) -> None:
+        """`chunked`: false for HTTP/1.0; `head`: send no body; `common`: headers of every answer."""
         self._wire = wire
         self._plan = plan
         self._common = tuple(common)
@@ -51,12 +53,16 @@ class Outlet:
         self._head = head
         self._batch: list[bytes] = []
         self._sent = 0
-        self._segmented = any(n in plan for n in ("split_at", "split_every", "coalesce", "cut_bytes", "slow_body"))
+        self._segmented = any(
+            n in plan for n in ("split_at", "split_every", "coalesce", "cut_bytes", "slow_body")
+        )
         self.keep_alive = keep_alive
         self.started = False
         self.status = 0
 
-    async def reply(self, status: int, body: bytes, media: str | None = "application/json", headers: Headers = ()) -> None:
+    async def reply(
+        self, status: int, body: bytes, media: str | None = "application/json", headers: Headers = ()
+    ) -> None:
         """A whole answer; `media` is `None` for a body without type."""
         fields = list(headers)
         if media is not None:

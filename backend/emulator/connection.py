@@ -28,6 +28,9 @@ class Owner(Protocol):
     def closed(self, connection: "Connection") -> None:
         """It is gone."""
 
+    def rested(self) -> None:
+        """A connection has answered what it was asked."""
+
     @property
     def closing(self) -> bool:
         """No further request on idle connections."""
@@ -199,6 +202,7 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, task: asyncio.Task[bool]) -> None:
         self._task = None
+        self._owner.rested()
         if task.cancelled():
             self.close()
             return

@@ -1,6 +1,5 @@
 """What both engines have in common, seen from the server."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +39,6 @@ class Dialect(Protocol):
     common: Headers  # on every answer
     malformed: bytes  # the whole answer to bytes that are no HTTP
     body_limit: int
-    routes: Mapping[str, frozenset[str]]  # path to methods
 
     def scope(self, path: str, method: str) -> Scope:
         """Which faults a route meets."""

@@ -25,7 +25,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One line of the table; `argument` is "" when it takes none, and `default` is used when it is left out."""
+    """One line of the table; `argument` is "" for none, and `default` counts when it is left out."""
 
     summary: str
     argument: str = ""
@@ -79,14 +79,18 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
         "eof_after": Kind("a proper end of body after K data events, no final frame, no [DONE]", "K"),
         "no_done": Kind("everything but the last frame ([DONE], TGI: the final frame)"),
         "usage_only": Kind("a chunk with empty choices and usage first (OpenAI routes)"),
-        "big_event": Kind("one event of BYTES first (an extra field in a copy of the first frame)", "BYTES", "1200000"),
+        "big_event": Kind(
+            "one event of BYTES first (an extra field in a copy of the first frame)", "BYTES", "1200000"
+        ),
         "crlf": Kind("CRLF instead of LF in frames"),
         "no_space": Kind("`data:` without the space, as TGI up to 2.0.4"),
         # the bytes
         "split_at": Kind("each frame in two segments, cut at byte N", "N"),
         "split_every": Kind("segments of N bytes", "N", "1"),
         "coalesce": Kind("K frames in one segment", "K", "3"),
-        "cut_bytes": Kind("stop after exactly N body bytes: reset, fin, or a well-formed end", "N[:reset|fin|end]"),
+        "cut_bytes": Kind(
+            "stop after exactly N body bytes: reset, fin, or a well-formed end", "N[:reset|fin|end]"
+        ),
         "slow_body": Kind("the body at N bytes per second", "N"),
         # other routes
         "health_hang": Kind("/health never answers", scope=_HEALTH),

@@ -25,7 +25,9 @@ def _fault(text: str) -> Armed:
     except FaultError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if FAULTS[fault.name].scope is Scope.PROCESS:
-        raise argparse.ArgumentTypeError(f"{fault.name} is armed by POST /__faults, or see --ready-after, --keep-alive-s")
+        raise argparse.ArgumentTypeError(
+            f"{fault.name} is armed by POST /__faults, or see --ready-after, --keep-alive-s"
+        )
     return fault
 
 
@@ -53,7 +55,10 @@ def _amount(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [f"  {name + ('=' + kind.argument if kind.argument else ''):32} {kind.summary}" for name, kind in FAULTS.items()]
+    lines = [
+        f"  {name + ('=' + kind.argument if kind.argument else ''):32} {kind.summary}"
+        for name, kind in FAULTS.items()
+    ]
     parser = _Parser(
         prog="python -m emulator",
         description="Speaks the wire protocol of TGI or vLLM without a model. The text is emulated.",
@@ -68,16 +73,52 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", "--model-id", default=None, help="model id")
     add("--served-model-name", nargs="+", default=None, help="names in requests; default: the model id")
     add("--ttft-ms", type=_amount, default=20.0, help="prefill time of any request (20)")
-    add("--tokens-per-s", type=_amount, default=200.0, help="per running sequence; 0: as fast as can be (200)")
-    add("--prefill-tokens-per-s", type=_amount, default=0.0, help="cost of uncached prompt tokens; 0: none (0)")
-    add("--max-concurrent", "--max-num-seqs", "--max-concurrent-requests", type=_positive, default=None,
-        help="vllm: sequences that run at once (256); tgi: permits, queued and running, above them 429 (128)")
-    add("--max-batch-size", type=_positive, default=None, help="tgi: sequences that run at once (all permits)")
-    add("--max-total-tokens", "--max-model-len", type=_positive, default=None, help="context (tgi 1024, vllm 32768)")
-    add("--max-num-queued-reqs", type=_count, default=0, help="vllm: waiting and running above which 503 (0: off)")
-    add("--kv-cache-tokens", type=_positive, default=131072, help="size of the KV cache, for its gauge and prefixes")
+    add(
+        "--tokens-per-s", type=_amount, default=200.0, help="per running sequence; 0: as fast as can be (200)"
+    )
+    add(
+        "--prefill-tokens-per-s",
+        type=_amount,
+        default=0.0,
+        help="cost of uncached prompt tokens; 0: none (0)",
+    )
+    add(
+        "--max-concurrent",
+        "--max-num-seqs",
+        "--max-concurrent-requests",
+        type=_positive,
+        default=None,
+        help="vllm: sequences that run at once (256); tgi: permits, queued and running, above them 429 (128)",
+    )
+    add(
+        "--max-batch-size", type=_positive, default=None, help="tgi: sequences that run at once (all permits)"
+    )
+    add(
+        "--max-total-tokens",
+        "--max-model-len",
+        type=_positive,
+        default=None,
+        help="context (tgi 1024, vllm 32768)",
+    )
+    add(
+        "--max-num-queued-reqs",
+        type=_count,
+        default=0,
+        help="vllm: waiting and running above which 503 (0: off)",
+    )
+    add(
+        "--kv-cache-tokens",
+        type=_positive,
+        default=131072,
+        help="size of the KV cache, for its gauge and prefixes",
+    )
     add("--seed", type=_count, default=0)
-    add("--eos-after", type=_count, default=200, help="mean tokens until the text ends by itself; 0: never (200)")
+    add(
+        "--eos-after",
+        type=_count,
+        default=200,
+        help="mean tokens until the text ends by itself; 0: never (200)",
+    )
     add("--api-key", nargs="+", default=[])
     add("--chat-template", action="store_true", help="tgi: have one (vllm always has)")
     add("--embedding", action="store_true", help="vllm: serve /v1/embeddings")
@@ -87,12 +128,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--enable-force-include-usage", action="store_true", help="vllm: usage chunk on every stream")
     add("--enable-server-load-tracking", action="store_true", help="vllm: /load counts")
     add("--sse-keep-alive-interval", type=_amount, default=None, help="seconds; 0: off (tgi 15, vllm 0)")
-    add("--keep-alive-s", type=_amount, default=None, help="idle connections close after; 0: never (tgi 0, vllm 5)")
+    add(
+        "--keep-alive-s",
+        type=_amount,
+        default=None,
+        help="idle connections close after; 0: never (tgi 0, vllm 5)",
+    )
     add("--ready-after", type=_amount, default=0.0, help="refuse connections for so many seconds first")
-    add("--shutdown-timeout", "--graceful-termination-timeout", type=_amount, default=None,
-        help="seconds after SIGTERM for running requests (tgi 90, vllm 0: abort them)")
+    add(
+        "--shutdown-timeout",
+        "--graceful-termination-timeout",
+        type=_amount,
+        default=None,
+        help="seconds after SIGTERM for running requests (tgi 90, vllm 0: abort them)",
+    )
     add("--engine-version", default=None, help="version to report")
-    add("--fault", type=_fault, action="append", default=[], metavar="NAME[=ARG]", help="a fault for ever; see below")
+    add(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="NAME[=ARG]",
+        help="a fault for ever; see below",
+    )
     return parser  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Record:
         self.statuses[status] += 1
 
     def aborted(self, route: str, aborts: list[Aborted], age_s: float, since_gone_s: float | None) -> None:
-        """A request ended early. `since_gone_s`: from the disconnect to the abort; `None`: not the peer's doing."""
+        """A request ended early. `since_gone_s`: from disconnect to abort; `None`: not the peer's doing."""
         if since_gone_s is not None:
             self.disconnects += 1
         for abort in aborts:

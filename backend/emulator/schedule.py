@@ -281,7 +281,12 @@ class Engine:
         """Prompt tokens whose blocks are in the prefix cache; the prompt's own blocks enter it."""
         if not self.pace.prefix_cache:
             return 0
-        data, key, hits, missed = wish.prompt.encode("utf-8", "replace"), zlib.crc32(wish.salt.encode()), 0, False
+        data, key, hits, missed = (
+            wish.prompt.encode("utf-8", "replace"),
+            zlib.crc32(wish.salt.encode()),
+            0,
+            False,
+        )
         for place in range(0, len(data) - _BLOCK, _BLOCK):
             key = zlib.crc32(data[place : place + _BLOCK], key) | place << 32
             if key in self._blocks and not missed:

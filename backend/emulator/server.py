@@ -38,6 +38,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._address: tuple[str, int] = (settings.host, settings.port)
         self._relisten: asyncio.Task[None] | None = None
+        self._idle: asyncio.Event | None = None  # set when nothing is being answered, while stopping
 
     # the connections' owner
 
@@ -53,6 +54,7 @@ class Server:
         """Forget a connection."""
         self._connections.discard(connection)
         self.record.open_connections -= 1
+        self.rested()
 
     # requests
 
@@ -62,7 +64,9 @@ class Server:
         if not control:
             self.record.received(request, connection.number)
         scope = self._dialect.scope(request.path, request.method)
-        plan = self.box.take(request.path, Scope.PROCESS if control else scope, request.body, reused=request.reused)
+        plan = self.box.take(
+            request.path, Scope.PROCESS if control else scope, request.body, reused=request.reused
+        )
         outlet = Outlet(
             connection,
             plan,
@@ -105,7 +109,10 @@ class Server:
                 self.box.struck.clear()
                 return _json({"reset": True})
             case "GET", "/__faults":
-                table = {name: {"summary": kind.summary, "argument": kind.argument} for name, kind in FAULTS.items()}
+                table = {
+                    name: {"summary": kind.summary, "argument": kind.argument}
+                    for name, kind in FAULTS.items()
+                }
                 return _json({"faults": table, "armed": self.box.armed(), "struck": self.box.struck})
             case "DELETE", "/__faults":
                 self.box.clear()
@@ -129,7 +136,9 @@ class Server:
                 for entry in entries
             ]
         except (ValueError, AttributeError) as error:
-            sentence = str(error) if isinstance(error, FaultError) else 'Send {"fault": NAME, "arg": …, "times": …}.'
+            sentence = (
+                str(error) if isinstance(error, FaultError) else 'Send {"fault": NAME, "arg": …, "times": …}.'
+            )
             return _json({"detail": sentence}, 400)
         for fault in faults:
             if fault.name == "refuse":
@@ -164,7 +173,9 @@ class Server:
         sock = _bound(*self._address)
         self._address = (self._address[0], sock.getsockname()[1])
         if self.settings.ready_after_s:
-            self._relisten = asyncio.get_running_loop().create_task(self._later(self.settings.ready_after_s, sock))
+            self._relisten = asyncio.get_running_loop().create_task(
+                self._later(self.settings.ready_after_s, sock)
+            )
         else:
             await self._accept(sock)
         return self._address[1]
@@ -180,7 +191,9 @@ class Server:
 
     async def _accept(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Connection(self, self.serve), sock=sock, backlog=_BACKLOG)
+        self._listener = await loop.create_server(
+            lambda: Connection(self, self.serve), sock=sock, backlog=_BACKLOG
+        )
 
     def _shut(self) -> None:
         if self._listener is not None:
@@ -215,10 +228,15 @@ class Server:
 
     async def _quiet(self, limit_s: float) -> None:
         """Wait until nothing is being answered, at most so long."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + limit_s
-        while loop.time() < until and any(connection.busy for connection in self._connections):
-            await asyncio.sleep(0.01)
+        if any(connection.busy for connection in self._connections):
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), limit_s)
+
+    def rested(self) -> None:
+        """A connection has nothing to do any more."""
+        if self._idle is not None and not any(connection.busy for connection in self._connections):
+            self._idle.set()
 
 
 def _bound(host: str, port: int) -> socket.socket:

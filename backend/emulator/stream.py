@@ -12,7 +12,11 @@ DONE = b"data: [DONE]\n\n"
 
 def frame(value: object) -> bytes:
     """A value as one `data:` event, as both engines write it."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        + b"\n\n"
+    )
 
 
 async def relay(frames: AsyncGenerator[bytes, None], exchange: Exchange, dialect: Dialect) -> None:

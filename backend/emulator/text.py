@@ -13,16 +13,17 @@ from functools import cache
 MARK = "[emulated]"
 TURN = "<start_of_turn>"
 
-_WORDS = (
-    "the a of to and in is it that for on with as are this be by from or at an was which have not one all "
-    "were they we when there can more if out so about up into than them some her would make like him has two "
-    "look time write go see number no way could people my first water been call who oil its now find long "
-    "down day did get come made may part over new sound take only little work know place year live me back "
-    "give most very after thing our just name good sentence man think say great where help through much "
-    "before line right too mean old any same tell boy follow came want show also around form three small set "
-    "put end does another well large must big even such because turn here why ask went men read need land "
-    "engine token signal track train points lever switch station platform"
-).split()
+_ENGLISH = """
+    the a of to and in is it that for on with as are this be by from or at an was which have not one all
+    were they we when there can more if out so about up into than them some her would make like him has
+    two look time write go see number no way could people my first water been call who oil its now find
+    long down day did get come made may part over new sound take only little work know place year live
+    me back give most very after thing our just name good sentence man think say great where help
+    through much before line right too mean old any same tell boy follow came want show also around form
+    three small set put end does another well large must big even such because turn here why ask went
+    men read need land engine token signal track train points lever switch station platform
+"""
+_WORDS = tuple(_ENGLISH.split())
 _HEBREW = ("שלום", "עולם", "ירושלים", "מילה", "רכבת", "תודה", "בוקר", "טוב", "מנוע", "אסימון", "פסים", "תחנה")
 _EMOJI = ("🚂", "🙂", "✨", "🚦", "🌍", "🧪")
 
@@ -32,7 +33,8 @@ _VOCABULARY = [".", ",", MARK, f" {MARK}", *(f" {word}" for word in _WORDS)]
 _IDS = {piece: _WORD0 + n for n, piece in enumerate(_VOCABULARY)} | _SPECIALS
 _PIECES = {number: piece for piece, number in _IDS.items()}
 _SPLIT = re.compile(
-    r"<(?:eos|bos|start_of_turn|end_of_turn)>|<\|endoftext\|>| ?\[emulated\]| ?[A-Za-z]+|[^\x00-\x7f]+|[\x00-\x7f]"
+    r"<(?:eos|bos|start_of_turn|end_of_turn)>|<\|endoftext\|>| ?\[emulated\]"
+    r"| ?[A-Za-z]+|[^\x00-\x7f]+|[\x00-\x7f]"
 )
 
 

@@ -1,20 +1,21 @@
-"""TGI 3.3.7: routes, headers, error bodies, and its own generate routes. The OpenAI routes are in `tgi_openai`."""
+"""TGI 3.3.7: routes, headers, error bodies, native generation. The OpenAI routes are in `tgi_openai`."""
 
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, ClassVar
 
 from emulator import tgi_openai
+from emulator.answer import Headers
 from emulator.dialect import Exchange, Whole
 from emulator.faults import Plan, Scope
 from emulator.message import Request
 from emulator.schedule import Engine
 from emulator.settings import Settings
 from emulator.stream import frame, relay
+from emulator.text import GPT2
 from emulator.tgi_checks import Job, Limits, Refused, check_parameters, invalid, job_of, parse, plain
 from emulator.tgi_jobs import Jobs, reply_headers, stream_headers
 from emulator.tgi_metrics import render
-from emulator.text import GPT2
 
 _GET, _POST = frozenset({"GET"}), frozenset({"POST"})
 _GENERATE = ("/", "/generate", "/generate_stream", "/v1/chat/completions", "/v1/completions")
@@ -24,7 +25,11 @@ _TEXTS = {
     "overloaded": (429, "overloaded", "Model is overloaded"),
     "unavailable": (429, "overloaded", "Model is overloaded"),
     "internal": (500, "incomplete_generation", "Incomplete generation"),
-    "generation": (424, "generation", "Request failed during generation: Server error: emulated CUDA failure"),
+    "generation": (
+        424,
+        "generation",
+        "Request failed during generation: Server error: emulated CUDA failure",
+    ),
     "validation": (422, "validation", "Input validation error: `inputs` cannot be empty"),
 }
 _BY_STATUS = {
@@ -39,14 +44,14 @@ _BY_STATUS = {
 class Tgi:
     """The dialect of TGI."""
 
-    common = (
+    common: Headers = (
         ("x-emulated", "true"),
         ("access-control-allow-origin", "*"),
         ("vary", "origin, access-control-request-method, access-control-request-headers"),
     )
     malformed = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     body_limit = 2_000_000
-    routes = {
+    routes: ClassVar[dict[str, frozenset[str]]] = {
         "/": _GET | _POST, "/generate": _POST, "/generate_stream": _POST, "/v1/chat/completions": _POST,
         "/v1/completions": _POST, "/tokenize": _POST, "/chat_tokenize": _POST, "/health": _GET, "/ping": _GET,
         "/info": _GET, "/v1/models": _GET, "/metrics": _GET,
@@ -238,7 +243,9 @@ def _tokens(text: str) -> list[dict[str, Any]]:
     shown, place = [], 0
     for token in GPT2.encode(text):
         end = place + len(token.data)
-        shown.append({"id": token.id, "text": token.data.decode("utf-8", "replace"), "start": place, "stop": end})
+        shown.append(
+            {"id": token.id, "text": token.data.decode("utf-8", "replace"), "start": place, "stop": end}
+        )
         place = end
     return shown
 
@@ -251,4 +258,3 @@ def _json(value: object, headers: tuple[tuple[str, str], ...] = ()) -> Whole:
 def _error(status: int, kind: str, message: str) -> Whole:
     body = json.dumps({"error": message, "error_type": kind}, ensure_ascii=False, separators=(",", ":"))
     return Whole(status, body.encode("utf-8", "replace"), "application/json")
-

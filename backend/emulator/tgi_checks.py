@@ -44,7 +44,7 @@ _PYTHON = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - it becomes an answer
+class Refused(Exception):
     """An answer other than 200, `kind` naming the `error_type`; `whole` when it is no JSON error."""
 
     def __init__(self, status: int, kind: str, message: str, whole: Whole | None = None) -> None:

@@ -122,7 +122,9 @@ class Jobs:
     def refuse_by_fault(self, exchange: Exchange, dialect: Dialect) -> None:
         """On whole answers, `error_first` and `error_after` are answers with their own status."""
         plan = exchange.plan
-        kind = plan.get("error_first") or (plan.part("error_after", 1) or "internal" if "error_after" in plan else "")
+        kind = plan.get("error_first") or (
+            plan.part("error_after", 1) or "internal" if "error_after" in plan else ""
+        )
         if kind:
             whole = dialect.error_answer(kind, plan)
             raise Refused(whole.status, kind, "", whole)
@@ -134,7 +136,9 @@ class Jobs:
         for job in jobs:
             text = _truncated(job)
             tokens = GPT2.count(text)
-            wishes.append(self._wish(job, text, tokens, check_length(job, tokens, self.limits), exchange.plan))
+            wishes.append(
+                self._wish(job, text, tokens, check_length(job, tokens, self.limits), exchange.plan)
+            )
             ends.append(End(tokens, job.seed, text))
         with self._engine.open(wishes) as batch:
             exchange.batch = batch

@@ -16,7 +16,9 @@ def render(engine: Engine, *, hidden: bool) -> str:
         lines += [f'tgi_request_failure{{err="{err}"}} {count}' for err, count in meters.failures.items()]
     if meters.steps:
         lines.append("# TYPE tgi_batch_inference_count counter")
-        lines += [f'tgi_batch_inference_count{{method="{name}"}} {count}' for name, count in meters.steps.items()]
+        lines += [
+            f'tgi_batch_inference_count{{method="{name}"}} {count}' for name, count in meters.steps.items()
+        ]
     if meters.started and not hidden:
         lines += sample("gauge", "tgi_queue_size", len(engine.waiting))
         lines += sample("gauge", "tgi_batch_current_size", len(engine.running))

@@ -11,7 +11,15 @@ from emulator.settings import Settings
 from emulator.stream import DONE, frame, relay
 from emulator.structure import minimal_json
 from emulator.template import continue_or_answer, prompt_of
-from emulator.tgi_checks import Job, Refused, chat_types, check_parameters, completion_types, invalid, wanted_of
+from emulator.tgi_checks import (
+    Job,
+    Refused,
+    chat_types,
+    check_parameters,
+    completion_types,
+    invalid,
+    wanted_of,
+)
 from emulator.tgi_jobs import End, Jobs, Run, reply_headers, stream_headers
 
 _FINISH = {"eos_token": "stop"}  # `stop_sequence` and `length` go out as they are
@@ -103,7 +111,11 @@ async def completions(exchange: Exchange, value: dict[str, Any], jobs: Jobs, dia
     """`/v1/completions`."""
     completion_types(value, exchange.request.body)
     if value.get("suffix") is not None:
-        raise Refused(422, "suffix not supported", "Suffix is not supported and can be achieved by preprocessing the prompt.")
+        raise Refused(
+            422,
+            "suffix not supported",
+            "Suffix is not supported and can be achieved by preprocessing the prompt.",
+        )
     given = value["prompt"]
     prompts = given if isinstance(given, list) else [given]
     most = jobs.limits.max_client_batch
@@ -158,7 +170,9 @@ async def _answer(
         await exchange.reply(Whole(200, text.encode("utf-8", "replace"), "application/json", headers))
 
 
-def _choice(index: int, end: End, value: dict[str, Any], native: bool, tool: dict[str, Any] | None) -> dict[str, Any]:
+def _choice(
+    index: int, end: End, value: dict[str, Any], native: bool, tool: dict[str, Any] | None
+) -> dict[str, Any]:
     finish = _FINISH.get(end.reason, end.reason)
     if not native:
         return {"index": index, "text": end.text, "logprobs": None, "finish_reason": finish}
@@ -194,7 +208,10 @@ async def _chat_frames(
             delta: dict[str, Any] = {"role": "assistant", "content": step.text}
             if tool is not None:
                 call = {"name": tool.get("name"), "arguments": step.text}
-                delta = {"role": "assistant", "tool_calls": [{"index": 0, "id": "0", "type": "function", "function": call}]}
+                delta = {
+                    "role": "assistant",
+                    "tool_calls": [{"index": 0, "id": "0", "type": "function", "function": call}],
+                }
             logprobs = {"content": [_logprob(end, step)]} if value.get("logprobs") else None
             choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
             yield frame(base | {"choices": [choice], "usage": None})
@@ -214,7 +231,12 @@ async def _text_frames(
                 yield b":\n\n"
                 continue
             finish = end.reason if step.finish else ""
-            choice = {"index": run.ends.index(end), "text": step.text, "logprobs": None, "finish_reason": finish}
+            choice = {
+                "index": run.ends.index(end),
+                "text": step.text,
+                "logprobs": None,
+                "finish_reason": finish,
+            }
             chunk = base | {"choices": [choice]}
             yield frame(chunk | {"usage": _usage([end])} if finish else chunk)
     yield DONE

@@ -4,7 +4,9 @@ import asyncio
 
 from emulator.dialect import Dialect, Exchange, Whole
 
-_HTML = b"<!doctype html><html><head><title>emulated</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+_HTML = (
+    b"<!doctype html><html><head><title>emulated</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+)
 _NOT_HTTP = b"\x16\x03\x01\x00\x05emulated bytes that are no HTTP\r\n\r\n"
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, ClassVar
 
+from emulator.answer import Headers
 from emulator.dialect import Exchange, Whole
 from emulator.faults import Plan, Scope
 from emulator.message import Request
@@ -42,13 +43,13 @@ _BY_STATUS = {
 class Vllm:
     """The dialect of vLLM."""
 
-    common = (("server", "uvicorn"), ("x-emulated", "true"))
+    common: Headers = (("server", "uvicorn"), ("x-emulated", "true"))
     malformed = (
         b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
         b"content-length: 30\r\nconnection: close\r\n\r\nInvalid HTTP request received."
     )
     body_limit = 64 << 20  # vLLM has none; this one keeps the emulator small
-    routes = {
+    routes: ClassVar[dict[str, frozenset[str]]] = {
         "/v1/chat/completions": _POST, "/v1/completions": _POST, "/v1/embeddings": _POST, "/tokenize": _POST,
         "/detokenize": _POST, "/health": _GET, "/ping": _GET | _POST, "/version": _GET, "/load": _GET,
         "/v1/models": _GET, "/metrics": _GET,
@@ -80,7 +81,9 @@ class Vllm:
             await exchange.reply(_json({"detail": "Not Found"}, 404))
         elif request.method not in methods:
             whole = _json({"detail": "Method Not Allowed"}, 405)
-            await exchange.reply(Whole(405, whole.body, whole.media, (("allow", ", ".join(sorted(methods))),)))
+            await exchange.reply(
+                Whole(405, whole.body, whole.media, (("allow", ", ".join(sorted(methods))),))
+            )
         elif request.method == "POST":
             try:
                 await self._post(exchange)
@@ -127,7 +130,9 @@ class Vllm:
             case "/load":
                 return _json({"server_load": self._load if settings.load_tracking else 0})
             case "/v1/models":
-                return _json({"object": "list", "data": [_model(name, settings) for name in settings.served_names]})
+                return _json(
+                    {"object": "list", "data": [_model(name, settings) for name in settings.served_names]}
+                )
             case "/metrics":
                 plan = exchange.plan
                 text = render(
@@ -167,7 +172,12 @@ class Vllm:
         model = value.get("model")
         if model is not None and model not in self._settings.served_names:
             names = ", ".join(f"`{name}`" for name in self._settings.served_names)
-            raise Refused(404, "NotFoundError", f"The model `{model}` does not exist. Valid model names: {names}.", "model")
+            raise Refused(
+                404,
+                "NotFoundError",
+                f"The model `{model}` does not exist. Valid model names: {names}.",
+                "model",
+            )
 
 
 def _model(name: str, settings: Settings) -> dict[str, Any]:
@@ -191,7 +201,11 @@ def _tokenized(value: dict[str, Any], max_model_len: int) -> dict[str, Any]:
     else:
         raise bad("Either prompt or messages must be given.")
     tokens = GEMMA.encode(text)
-    strings = [token.data.decode("utf-8", "replace") for token in tokens] if value.get("return_token_strs") else None
+    strings = (
+        [token.data.decode("utf-8", "replace") for token in tokens]
+        if value.get("return_token_strs")
+        else None
+    )
     ids = [token.id for token in tokens]
     return {"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": strings}
 
@@ -205,13 +219,30 @@ def _embeddings(value: dict[str, Any], model: str) -> dict[str, Any]:
         vector = [round(byte / 127.5 - 1, 6) for byte in digest[:8]]
         data.append({"index": index, "object": "embedding", "embedding": vector})
     tokens = sum(GEMMA.count(str(text)) for text in texts)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
-    return {"id": "embd-emulated", "object": "list", "created": 1767000000, "model": model, "data": data, "usage": usage}
+    usage = {
+        "prompt_tokens": tokens,
+        "total_tokens": tokens,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+    }
+    return {
+        "id": "embd-emulated",
+        "object": "list",
+        "created": 1767000000,
+        "model": model,
+        "data": data,
+        "usage": usage,
+    }
 
 
 def _error_of(refused: Refused) -> dict[str, Any]:
     return {
-        "error": {"message": refused.message, "type": refused.kind, "param": refused.param, "code": refused.status}
+        "error": {
+            "message": refused.message,
+            "type": refused.kind,
+            "param": refused.param,
+            "code": refused.status,
+        }
     }
 
 

@@ -10,7 +10,14 @@ from emulator.text import GEMMA
 from emulator.vllm_checks import Ask
 
 _EOT = GEMMA.eos.id
-_NULLS = ("prompt_logprobs", "prompt_token_ids", "prompt_text", "kv_transfer_params", "ec_transfer_params", "metrics")
+_NULLS = (
+    "prompt_logprobs",
+    "prompt_token_ids",
+    "prompt_text",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "metrics",
+)
 
 
 @dataclass(slots=True)
@@ -54,12 +61,23 @@ class Shapes:
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
         """The frame around choices."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
-        head = {"id": self.ident, "object": name, "created": self.created, "model": self.model, "choices": choices}
+        head = {
+            "id": self.ident,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
         return head | more
 
     def role_chunk(self, index: int, spoken: Spoken) -> dict[str, Any]:
         """The first frame of a chat choice."""
-        choice = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        choice = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
         ids = spoken.prompt_ids() if self.ask.token_ids else None
         return self.chunk([choice], prompt_token_ids=ids, prompt_text=None)
 
@@ -81,10 +99,20 @@ class Shapes:
             }
         else:
             logprobs = None if self.ask.logprobs is None else chat_logprobs([step], self.ask.logprobs)
-            choice = {"index": index, "delta": self._delta(step, spoken), "logprobs": logprobs, "finish_reason": finish}
+            choice = {
+                "index": index,
+                "delta": self._delta(step, spoken),
+                "logprobs": logprobs,
+                "finish_reason": finish,
+            }
             if finish is not None:
                 finish = "tool_calls" if self.tool is not None and finish == "stop" else finish
-                choice |= {"finish_reason": finish, "stop_reason": stop, "token_ids": ids, "weight_versions": None}
+                choice |= {
+                    "finish_reason": finish,
+                    "stop_reason": stop,
+                    "token_ids": ids,
+                    "weight_versions": None,
+                }
             else:
                 choice["token_ids"] = ids
         chunk = self.chunk([choice], kv_transfer_params=None)
@@ -101,7 +129,12 @@ class Shapes:
         call: dict[str, Any] = {"index": 0, "function": function}
         if len(spoken.steps) == 1:
             function = {"name": self.tool.get("name"), "arguments": step.text}
-            call = {"index": 0, "id": f"chatcmpl-tool-{uuid.uuid4().hex[:16]}", "type": "function", "function": function}
+            call = {
+                "index": 0,
+                "id": f"chatcmpl-tool-{uuid.uuid4().hex[:16]}",
+                "type": "function",
+                "function": function,
+            }
         return {"tool_calls": [call]}
 
     # whole answers
@@ -110,7 +143,7 @@ class Shapes:
         """The answer to a request without `stream`."""
         build = self._message_choice if self.chat else self._text_choice
         choices = [build(index, one) for index, one in enumerate(spoken)]
-        answer = {
+        answer: dict[str, Any] = {
             "id": self.ident,
             "object": "chat.completion" if self.chat else "text_completion",
             "created": self.created,
@@ -118,7 +151,8 @@ class Shapes:
             "choices": choices,
             "service_tier": None,
             "system_fingerprint": self.fingerprint,
-            "usage": usage_of(spoken, prompts) | {"prompt_tokens_details": None, "completion_tokens_details": None},
+            "usage": usage_of(spoken, prompts)
+            | {"prompt_tokens_details": None, "completion_tokens_details": None},
         }
         if not self.chat:
             return answer | {"kv_transfer_params": None}
@@ -134,7 +168,10 @@ class Shapes:
         if self.tool is not None:
             function = {"name": self.tool.get("name"), "arguments": spoken.text}
             ident = f"chatcmpl-tool-{uuid.uuid4().hex[:16]}"
-            message |= {"content": None, "tool_calls": [{"id": ident, "type": "function", "function": function}]}
+            message |= {
+                "content": None,
+                "tool_calls": [{"id": ident, "type": "function", "function": function}],
+            }
             finish = "tool_calls" if finish == "stop" else finish
         return {
             "index": index,
@@ -163,7 +200,9 @@ class Shapes:
         }
 
 
-def shapes_for(ask: Ask, *, chat: bool, request_id: str | None, model: str, version: str, tool: dict[str, Any] | None) -> Shapes:
+def shapes_for(
+    ask: Ask, *, chat: bool, request_id: str | None, model: str, version: str, tool: dict[str, Any] | None
+) -> Shapes:
     """Ids and times of a new answer."""
     ident = f"{'chatcmpl' if chat else 'cmpl'}-{request_id or uuid.uuid4().hex}"
     return Shapes(chat, ident, model, int(time.time()), f"vllm-{version}-tp1-e0000000", ask, tool)

@@ -12,7 +12,7 @@ from emulator.structure import minimal_json
 _MAX_STOP, _MAX_N, _MAX_PROMPTS = 4, 16384, 1024
 
 
-class Refused(Exception):  # noqa: N818 - it becomes an answer
+class Refused(Exception):
     """An answer other than 200 with vLLM's error body."""
 
     def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
@@ -80,7 +80,9 @@ def check(value: dict[str, Any], *, chat: bool, auto_tools: bool, force_usage: b
     stream = bool(value.get("stream"))
     options = value.get("stream_options")
     if options is not None and not stream:
-        raise _invalid((), "value_error", "Value error, Stream options can only be defined when `stream=True`.", value)
+        raise _invalid(
+            (), "value_error", "Value error, Stream options can only be defined when `stream=True`.", value
+        )
     options = options or {}
     if value.get("chat_template") is not None:
         message = "Chat template is passed with request, but --trust-request-chat-template is not set."
@@ -131,13 +133,20 @@ def _messages(value: dict[str, Any]) -> None:
         if not isinstance(message.get("role"), str):
             raise _invalid(("messages", place, "role"), "missing", "Field required", message)
         if "name" in message and not isinstance(message["name"], str):
-            raise _invalid(("messages", place, "name"), "string_type", "Input should be a valid string", message["name"])
+            raise _invalid(
+                ("messages", place, "name"), "string_type", "Input should be a valid string", message["name"]
+            )
 
 
 def _prompts(value: dict[str, Any]) -> None:
     prompt = value.get("prompt")
     if prompt is None:
-        raise _invalid((), "value_error", "Value error, Either prompt or prompt_embeds must be provided and non-empty.", value)
+        raise _invalid(
+            (),
+            "value_error",
+            "Value error, Either prompt or prompt_embeds must be provided and non-empty.",
+            value,
+        )
     if not isinstance(prompt, (str, list)):
         raise _invalid(("prompt",), "string_type", "Input should be a valid string", prompt)
     if prompt in ("", []):
@@ -171,7 +180,12 @@ def _numbers(value: dict[str, Any]) -> None:
             noun = "integer" if name in _WHOLE else "number"
             raise _invalid((name,), kind, f"Input should be a valid {noun}", given)
         if name in _WHOLE and given != int(given):
-            raise _invalid((name,), "int_from_float", "Input should be a valid integer, got a number with a fractional part", given)
+            raise _invalid(
+                (name,),
+                "int_from_float",
+                "Input should be a valid integer, got a number with a fractional part",
+                given,
+            )
         if name in _RANGES:
             low, high, words = _RANGES[name]
             if not low <= given <= high:
@@ -246,4 +260,9 @@ def _wanted(value: dict[str, Any]) -> str | None:
             return minimal_json(None)
         case "json_schema":
             return minimal_json((form.get("json_schema") or {}).get("schema"))
-    raise _invalid(("response_format", "type"), "literal_error", "Input should be 'text', 'json_object' or 'json_schema'", kind)
+    raise _invalid(
+        ("response_format", "type"),
+        "literal_error",
+        "Input should be 'text', 'json_object' or 'json_schema'",
+        kind,
+    )

@@ -30,7 +30,9 @@ class Generation:
     async def answer(self, exchange: Exchange, value: dict[str, Any], *, chat: bool) -> None:
         """One request; raises Refused before anything is written."""
         settings = self._settings
-        ask = check(value, chat=chat, auto_tools=settings.auto_tools, force_usage=settings.force_include_usage)
+        ask = check(
+            value, chat=chat, auto_tools=settings.auto_tools, force_usage=settings.force_include_usage
+        )
         prompts = [_chat_prompt(value)] if chat else _prompts(value)
         wishes, spoken = self._wishes(prompts, ask, exchange, clamp=chat)
         self._admit(len(wishes))
@@ -47,7 +49,9 @@ class Generation:
         with self._engine.open(wishes) as batch:
             exchange.batch = batch
             if ask.stream:
-                await exchange.outlet.start(200, (("content-type", "text/event-stream; charset=utf-8"), *headers))
+                await exchange.outlet.start(
+                    200, (("content-type", "text/event-stream; charset=utf-8"), *headers)
+                )
                 frames = self._frames(batch, shapes, spoken, len(prompts))
                 await relay(frames, exchange, self._dialect)
             else:
@@ -68,8 +72,8 @@ class Generation:
             tokens = GEMMA.count(prompt)
             if tokens >= limit:
                 raise bad(
-                    f"This model's maximum context length is {limit} tokens. However, your prompt contains {tokens} input "
-                    "tokens, which exceeds this limit even without any output tokens. "
+                    f"This model's maximum context length is {limit} tokens. However, your prompt contains "
+                    f"{tokens} input tokens, which exceeds this limit even without any output tokens. "
                     "Please reduce the length of the input prompt.",
                     "input_tokens",
                 )
@@ -77,8 +81,9 @@ class Generation:
             wanted = room if ask.max_tokens is None else ask.max_tokens
             if wanted > room and not clamp:
                 raise bad(
-                    f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's maximum context "
-                    f"length is {limit} tokens and your request has {tokens} input tokens.",
+                    f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. "
+                    f"This model's maximum context length is {limit} tokens and your request has "
+                    f"{tokens} input tokens.",
                     "max_tokens",
                 )
             for place in range(ask.n):
@@ -144,7 +149,9 @@ class Generation:
         headers: tuple[tuple[str, str], ...],
     ) -> None:
         plan = exchange.plan
-        kind = plan.get("error_first") or (plan.part("error_after", 1) or "internal" if "error_after" in plan else "")
+        kind = plan.get("error_first") or (
+            plan.part("error_after", 1) or "internal" if "error_after" in plan else ""
+        )
         if kind:
             whole = self._dialect.error_answer(kind, plan)
             await exchange.reply(whole)
@@ -155,7 +162,9 @@ class Generation:
                 spoken[got[0]].take(got[1])
         text = json.dumps(shapes.whole(spoken, prompts), ensure_ascii=False, separators=(",", ":"))
         load = _load_header(exchange, self._engine)
-        await exchange.reply(Whole(200, text.encode("utf-8", "replace"), "application/json", (*headers, *load)))
+        await exchange.reply(
+            Whole(200, text.encode("utf-8", "replace"), "application/json", (*headers, *load))
+        )
 
 
 def _load_header(exchange: Exchange, engine: Engine) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,12 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
         name = "vllm:gpu_cache_usage_perc" if old_names else "vllm:kv_cache_usage_perc"
         lines += sample("gauge", name, used, labels)
         if not old_names:
-            lines += sample("gauge", "vllm:num_requests_waiting_by_reason", float(len(engine.waiting)), f'{labels},reason="capacity"')
+            lines += sample(
+                "gauge",
+                "vllm:num_requests_waiting_by_reason",
+                float(len(engine.waiting)),
+                f'{labels},reason="capacity"',
+            )
     prefix = "vllm:gpu_prefix_cache" if old_names else "vllm:prefix_cache"
     counters = {
         f"{prefix}_queries_total": meters.prompt_tokens,
@@ -35,7 +40,12 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
         count = sum(n for name, n in meters.finished.items() if _FINISHED.get(name, name) == reason)
         lines.append(f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(count)}')
     if not old_names:
-        lines += sample("counter", "vllm:admission_rejections_total", float(meters.rejected), f'{labels},reason="max_num_queued_reqs"')
+        lines += sample(
+            "counter",
+            "vllm:admission_rejections_total",
+            float(meters.rejected),
+            f'{labels},reason="max_num_queued_reqs"',
+        )
     itl = "vllm:time_per_output_token_seconds" if old_names else "vllm:inter_token_latency_seconds"
     for name, histogram in (
         ("vllm:time_to_first_token_seconds", meters.ttft_s),
