@@ -7,6 +7,7 @@ was used before, whether a byte came, back-pressure, and a close that is a close
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
@@ -63,8 +64,7 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if self._ended:  # nothing was asked: whatever this is, it is no answer

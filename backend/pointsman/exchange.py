@@ -26,6 +26,7 @@ class Exchange:
     method: str
     started_at: float
     client: str = ""
+    traceparent: str = ""  # W3C trace context as received, when it was well formed
     model_id: str = ""
     replica_id: str = ""
     stream: bool = False
@@ -40,4 +41,5 @@ class Exchange:
     events: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    mid_event: bool = False  # part of an event too large to hold was sent
     attempts: list[AttemptRecord] = field(default_factory=list)

@@ -7,7 +7,7 @@ from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.base import Outgoing, Reader, Seen, Tokens, join, judge_error
 from pointsman.engines.openai import ROUTES, OpenAIReader, decode_object
-from pointsman.errors import INVALID_PARAMETER, UNSUPPORTED, RouterError
+from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Engine, Facts, Replica
 
 _NATIVE = {
@@ -42,19 +42,21 @@ class Tgi:
             raise ValueError("GET /info is not TGI's: is this another engine?") from None
         return Facts((info.model_id,), info.version, info.max_total_tokens, info.max_concurrent_requests)
 
+    def speaks(self, call: Call) -> bool:
+        if call.api is Api.OPENAI:
+            return call.operation in (Operation.CHAT, Operation.COMPLETION)
+        return call.operation in _NATIVE
+
     def encode(self, call: Call, replica: Replica) -> Outgoing:
         """Translate what TGI would refuse; everything else passes untouched.
 
         Raises:
-            RouterError: UNSUPPORTED or INVALID_PARAMETER.
+            RouterError: INVALID_PARAMETER, for what this engine would silently ignore.
         """
         if call.operation is Operation.INFO:
             return Outgoing("GET", "/info", b"")
         if call.api is Api.OPENAI:
-            path = ROUTES.get(call.operation)
-            if path is None or call.operation is Operation.EMBEDDING:
-                raise RouterError(UNSUPPORTED, "This model runs on TGI, which makes no embeddings.")
-            return Outgoing("POST", path, join(_openai_fields(call.fields)))
+            return Outgoing("POST", ROUTES[call.operation], join(_openai_fields(call.fields)))
         path = _NATIVE[call.operation]
         if call.operation is Operation.GENERATE and call.stream:
             path = "/generate_stream"

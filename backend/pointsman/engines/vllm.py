@@ -2,10 +2,9 @@
 
 import msgspec
 
-from pointsman.call import Api, Call, Fields, Operation
+from pointsman.call import Api, Call, Fields
 from pointsman.engines.base import Outgoing, Reader, join
 from pointsman.engines.openai import ROUTES, OpenAIReader
-from pointsman.errors import UNSUPPORTED, RouterError
 from pointsman.replica import Engine, Facts, Replica
 
 # Fields that steer the engine rather than the answer; a stranger's are refused (design section 3).
@@ -56,15 +55,12 @@ class Vllm:
             raise ValueError("GET /v1/models is not vLLM's: is this another engine?")
         return Facts(names=tuple(entry.id for entry in listed.data), max_total_tokens=first.max_model_len)
 
-    def encode(self, call: Call, replica: Replica) -> Outgoing:
-        """Bytes pass untouched unless the model's name or a null must change.
+    def speaks(self, call: Call) -> bool:
+        return call.api is Api.OPENAI and call.operation in ROUTES
 
-        Raises:
-            RouterError: UNSUPPORTED, for an API that vLLM does not speak.
-        """
-        path = ROUTES.get(call.operation)
-        if call.api is not Api.OPENAI or path is None:
-            raise RouterError(UNSUPPORTED, "This model runs on vLLM, which does not speak this API.")
+    def encode(self, call: Call, replica: Replica) -> Outgoing:
+        """Bytes pass untouched unless the model's name or a null must change."""
+        path = ROUTES[call.operation]
         fields = call.fields
         if call.body is not None and b"null" in call.body:
             fields = _without_nulls(fields)
@@ -105,6 +101,3 @@ def _without_nulls(fields: Fields) -> Fields:
         ]
         kept["messages"] = msgspec.Raw(b"[" + b",".join(mended) + b"]")
     return fields if len(kept) == len(fields) and kept == fields else kept
-
-
-SUPPORTED: frozenset[tuple[Api, Operation]] = frozenset((Api.OPENAI, operation) for operation in ROUTES)

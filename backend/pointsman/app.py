@@ -1,0 +1,108 @@
+"""Puts the router together. The only module that knows everyone.
+
+`build` returns an ASGI app: the data plane's routes are answered by `plane`, all others by FastAPI.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+from fastapi import FastAPI
+
+from pointsman import __version__
+from pointsman.control import catalog, docs, faults, status
+from pointsman.control.front import ControlFront
+from pointsman.engines import DIALECTS
+from pointsman.forward import Forwarder
+from pointsman.guard import Guard
+from pointsman.log import AccessLog, configure
+from pointsman.metrics import Metrics
+from pointsman.plane import Plane, PlaneConfig
+from pointsman.probe import Prober
+from pointsman.registry import Registry
+from pointsman.routes import Routes
+from pointsman.settings import Settings
+
+_log = logging.getLogger("pointsman.app")
+
+
+class Router(FastAPI):
+    """FastAPI for the control plane; generation requests never get that far."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            title="Pointsman",
+            version=__version__,
+            lifespan=self._live,
+            root_path=settings.root_path,
+            docs_url="/docs" if settings.docs else None,
+            redoc_url="/redoc" if settings.docs else None,
+            openapi_url="/openapi.json" if settings.docs else None,
+        )
+        self.settings = settings
+        self.own_server = False  # set by our server; others lack what the data plane is best with
+        self.registry = Registry(settings.models, settings.retry, settings.default_model)
+        self.metrics = Metrics()
+        self.access_log = AccessLog(settings.log_format)
+        self.routes_table = Routes(settings.media_hosts)
+        guard = Guard(settings.access, settings.cors)
+        self.forwarder = Forwarder(self.registry, settings.upstream, settings.retry, Random())
+        self._prefix = settings.root_path.rstrip("/")
+        self._plane = Plane(
+            self.registry,
+            self.forwarder,
+            guard,
+            PlaneConfig(settings.max_body_bytes, settings.abort_streams),
+            (self.metrics.observe, self.access_log.observe),
+        )
+        self._control = ControlFront(super().__call__, guard, settings.cors)
+        self.include_router(status.router(self.registry, settings.access, self._render_metrics))
+        self.include_router(catalog.router(self.registry, settings.public_url))
+        docs.install(self, self.routes_table)
+        faults.install(self)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        path = scope["path"]
+        if self._prefix and path.startswith(self._prefix):
+            path = path[len(self._prefix) :]
+        match = self.routes_table.find(scope["method"], path)
+        if match is not None:
+            await self._plane.serve(match, scope, receive, send)
+        else:
+            await self._control(scope, receive, send)
+
+    def _render_metrics(self) -> bytes:
+        return self.metrics.render(self.registry.replicas, log_dropped=self.access_log.dropped)
+
+    @asynccontextmanager
+    async def _live(self, _: FastAPI) -> AsyncIterator[None]:
+        settings = self.settings
+        sink = configure(settings.log_level, settings.log_format)
+        for notice in settings.notices:
+            _log.warning("%s", notice)
+        if not self.registry.models:
+            _log.warning("no engines are configured: set TGI_<NAME>_ENDPOINT or VLLM_<NAME>_ENDPOINT")
+        if not self.own_server:
+            _log.warning(
+                "started by a server without Pointsman's HTTP protocol: header limits are off and a client's "
+                "leaving is noticed later; start with `pointsman serve`, or `--http pointsman.server:Protocol`"
+            )
+        self.access_log.start(asyncio.get_running_loop())
+        try:
+            async with Prober(self.registry.replicas, DIALECTS, settings.health):
+                yield
+        finally:
+            self.forwarder.close()
+            self.access_log.close()
+            sink.close()
+
+
+def build(settings: Settings) -> Router:
+    """Make the app of one configuration; nothing is started before its lifespan begins."""
+    return Router(settings)

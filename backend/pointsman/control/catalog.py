@@ -1,0 +1,139 @@
+"""What can be called: `/models` in seed 003's shape and `/v1/models` in OpenAI's."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from pointsman.errors import MODEL_NOT_FOUND, RouterError
+from pointsman.registry import Model, Registry
+from pointsman.replica import Replica, State
+
+_WORST_FIRST = (State.MISCONFIGURED, State.DOWN, State.UNKNOWN)
+
+
+def router(registry: Registry, public_url: str | None) -> APIRouter:
+    """The routes. `public_url` is the router's own base URL; None: as the request addressed it."""
+    routes = APIRouter(tags=["models"])
+
+    def find(name: str) -> Model:
+        model = registry.find(name)
+        if model is None:
+            known = ", ".join(registry.models) or "none"
+            raise RouterError(MODEL_NOT_FOUND, f"Model {name!r} not found; known models: {known}.")
+        return model
+
+    def base(request: Request) -> str:
+        return (public_url or str(request.base_url)).rstrip("/")
+
+    @routes.get("/models", summary="All models with their availability")
+    async def models(request: Request) -> list[dict[str, Any]]:
+        return [describe(model, base(request), request) for model in registry.models.values()]
+
+    @routes.get("/models/{model_id}", summary="One model")
+    async def model(model_id: str, request: Request) -> dict[str, Any]:
+        return describe(find(model_id), base(request), request)
+
+    @routes.get("/models/{model_id}/health", summary="Health of one model and its replicas")
+    async def health(model_id: str, request: Request) -> dict[str, Any]:
+        found = find(model_id)
+        state, reason, since = condition(found)
+        return {
+            "model_id": found.id,
+            "endpoint": endpoint_of(found, base(request)),
+            "healthy": found.available,
+            "status": "available" if found.available else "unavailable",
+            "state": state.value,
+            "reason": reason,
+            "since": stamp(since),
+            "replicas": [replica_view(replica, is_ops(request)) for replica in found.pool],
+        }
+
+    @routes.get("/v1/models", summary="All models, OpenAI's shape")
+    async def openai_models() -> dict[str, Any]:
+        return {"object": "list", "data": [openai_view(model) for model in registry.models.values()]}
+
+    @routes.get("/v1/models/{name:path}", summary="One model, OpenAI's shape")
+    async def openai_model(name: str) -> dict[str, Any]:
+        return openai_view(find(name))
+
+    @routes.get("/models/{model_id}/v1/models", summary="The model of a per-model base URL, OpenAI's shape")
+    async def scoped_models(model_id: str) -> dict[str, Any]:
+        return {"object": "list", "data": [openai_view(find(model_id))]}
+
+    return routes
+
+
+def is_ops(request: Request) -> bool:
+    """Whether the caller may see engine addresses."""
+    return bool(request.state.caller.is_ops)
+
+
+def endpoint_of(model: Model, base_url: str) -> str:
+    """The router's own base URL of a model: what a TGI client takes for its endpoint."""
+    return f"{base_url}/models/{model.id}"
+
+
+def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
+    state, reason, since = condition(model)
+    return {
+        "id": model.id,
+        "name": model.config.name,
+        "hf_name": model.config.hf_name,
+        "endpoint": endpoint_of(model, base_url),
+        "available": model.available,
+        "state": state.value,
+        "reason": reason,
+        "since": stamp(since),
+        "engines": sorted(engine.value for engine in model.engines),
+        "aliases": list(model.config.aliases),
+        "policy": model.config.policy,
+        "replicas": [replica_view(replica, is_ops(request)) for replica in model.pool],
+    }
+
+
+def replica_view(replica: Replica, for_ops: bool) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "id": replica.id,
+        "engine": replica.engine.value,
+        "state": replica.health.state.value,
+        "reason": replica.health.reason,
+        "since": stamp(replica.health.since),
+        "in_flight": replica.in_flight,
+        "weight": replica.weight,
+        "serves": list(replica.facts.names),
+        "max_total_tokens": replica.facts.max_total_tokens,
+        "version": replica.facts.version,
+    }
+    if for_ops:
+        view["upstream"] = replica.endpoint.url
+    return view
+
+
+def condition(model: Model) -> tuple[State, str, float]:
+    """State, reason and since when of a model: its best replica's, the oldest of equals."""
+    for state in (State.UP, *reversed(_WORST_FIRST)):
+        found = [replica.health for replica in model.pool if replica.health.state is state]
+        if found:
+            health = min(found, key=lambda entry: entry.since)
+            return state, health.reason, health.since
+    return State.UNKNOWN, "no replica is configured", 0.0
+
+
+def openai_view(model: Model) -> dict[str, Any]:
+    lengths = [r.facts.max_total_tokens for r in model.pool if r.facts.max_total_tokens is not None]
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "pointsman",
+        "root": model.config.hf_name,
+        "max_model_len": min(lengths, default=None),
+    }
+
+
+def stamp(seconds: float) -> str | None:
+    """Wall-clock seconds as ISO 8601 in UTC; None before the first probe."""
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,101 @@
+"""The control plane's outer layer: preflight, address rules, and the headers that every answer carries.
+
+Pure ASGI, so that it neither buffers nor hides a disconnect.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pointsman.errors import RouterError
+from pointsman.guard import Guard
+from pointsman.origin import CorsConfig, preflight
+from pointsman.plane import request_id
+from pointsman.surfaces.backend_api import BackendApi
+from pointsman.surfaces.base import ErrorShape
+from pointsman.surfaces.openai import OpenAI
+from pointsman.surfaces.tgi import Tgi
+from pointsman.surfaces.undecided import Undecided
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN_PATHS = frozenset({"/health", "/live", "/ready"})  # for load balancers; they tell strangers little
+_OPENAI = OpenAI()
+_PLAIN = Undecided(Tgi(), BackendApi())
+
+
+def shape_of(path: str) -> ErrorShape:
+    """The error shape that callers of a path expect."""
+    return _OPENAI if path.startswith("/v1/") or "/v1/" in path else _PLAIN
+
+
+class ControlFront:
+    """Wraps the FastAPI app. Puts `caller` and `request_id` into the scope's state."""
+
+    def __init__(self, app: App, guard: Guard, cors: CorsConfig) -> None:
+        self._app = app
+        self._guard = guard
+        self._cors = cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = asyncio.get_running_loop().time()
+        headers = dict(scope["headers"])
+        own_id = request_id(headers.get(b"x-request-id"))
+        cors = self._guard.cors(headers.get(b"origin"))
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                elapsed = asyncio.get_running_loop().time() - started
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", own_id.encode("ascii")),
+                    (b"x-process-time", b"%.3f" % elapsed),
+                    *cors,
+                ]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            answer = preflight(scope["headers"], self._cors)
+            if answer is not None:
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": answer.status,
+                        "headers": [
+                            *answer.headers,
+                            (b"x-request-id", own_id.encode("ascii")),
+                            (b"content-length", b"0"),
+                        ],
+                    }
+                )
+                await send({"type": "http.response.body", "body": b""})
+                return
+        peer = scope["client"][0] if scope["client"] else None
+        try:
+            if scope["path"] in OPEN_PATHS:
+                caller = self._guard.caller(peer, scope["headers"])
+            else:
+                caller = self._guard.admit(peer, scope["headers"])
+            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+                self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
+        except RouterError as error:
+            await send_error(error, scope["path"], own_id, send_with_headers)
+            return
+        scope["state"] = {**scope.get("state", {}), "caller": caller, "request_id": own_id}
+        await self._app(scope, receive, send_with_headers)
+
+
+async def send_error(error: RouterError, path: str, own_id: str, send: Send) -> None:
+    """Answer an error in the shape of its path and close the connection, whose body nobody reads."""
+    status, body = shape_of(path).error(error, own_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,110 @@
+"""Is the router well: `/health`, `/live`, `/ready`, `/`, `/model-info`, `/metrics`."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from pointsman import __version__
+from pointsman.access import AccessConfig, Decision, client_address, verdict
+from pointsman.control.catalog import stamp
+from pointsman.errors import NO_REPLICA, RouterError
+from pointsman.registry import Model, Registry
+from pointsman.replica import Engine
+
+_SIZES = {"distilbert/distilgpt2": "82M", "gpt2": "124M"}  # parameters, from the models' cards
+SERVICE = "Pointsman"
+
+
+def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[], bytes]) -> APIRouter:
+    """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little."""
+    routes = APIRouter(tags=["status"])
+
+    @routes.get("/health", summary="Always 200: which models are available")
+    async def health(request: Request) -> dict[str, Any]:
+        model = _default(registry)
+        well = any(found.available for found in registry.models.values())
+        body: dict[str, Any] = {
+            "status": "healthy" if well else "unhealthy",
+            "model_loaded": model is not None and model.available,
+            "model_name": model.id if model else None,
+            "service": SERVICE,
+            "timestamp": stamp(time.time()),
+        }
+        peer = request.client.host if request.client else None
+        client = client_address(peer, request.scope["headers"], access)
+        admitted = verdict(client, access).allowed
+        if admitted:
+            body["version"] = __version__
+            body["models"] = {found.id: found.available for found in registry.models.values()}
+            body["security"] = {"access_control_enabled": not access.disabled, "client_ip": client.text}
+        if verdict(client, access, ops=True) is Decision.ALLOWED:
+            networks = [str(network) for network in access.allowed]
+            body["security"]["allowed_networks"] = "disabled" if access.disabled else networks
+        return body
+
+    @routes.get("/live", summary="200 while the process turns")
+    async def live() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/ready", summary="200 when at least one replica is up, else 503")
+    async def ready() -> dict[str, str]:
+        if not any(model.available for model in registry.models.values()):
+            raise RouterError(NO_REPLICA, "No replica of any model is up.", retry_after_s=1)
+        return {"status": "ready"}
+
+    @routes.get("/", summary="What this is")
+    async def root() -> dict[str, Any]:
+        model = _default(registry)
+        return {
+            "message": "Pointsman routes generate and chat calls to language model engines",
+            "status": "healthy",
+            "service": SERVICE,
+            "version": __version__,
+            "model": model.id if model else None,
+            "models": list(registry.models),
+            "docs": "/docs",
+        }
+
+    @routes.get("/model-info", summary="The default model, in seed 000's shape")
+    async def model_info() -> dict[str, Any]:
+        model = _default(registry)
+        if model is None:
+            raise RouterError(NO_REPLICA, "No model is configured.")
+        return _card(model)
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routes
+
+
+def _default(registry: Registry) -> Model | None:
+    return registry.default(lambda model: Engine.TGI in model.engines) or registry.default(lambda _: True)
+
+
+def _card(model: Model) -> dict[str, Any]:
+    hf_name = model.config.hf_name or model.id
+    parameters = _SIZES.get(hf_name, "unknown")
+    lengths = [r.facts.max_total_tokens for r in model.pool if r.facts.max_total_tokens is not None]
+    return {
+        "model_name": model.id,
+        "model_type": "GPT2LMHeadModel" if "gpt2" in hf_name.lower() else "unknown",
+        "model_size": f"{parameters} parameters",
+        "parameters": parameters,
+        "description": f"{hf_name}, served by a remote engine and routed by {SERVICE}",
+        "supported_endpoints": [
+            "/generate",
+            "/generate_stream",
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/health",
+        ],
+        "optimized_for": ["text generation", "text completion", "chat"],
+        "capabilities": ["text-generation", "streaming"],
+        "max_length": min(lengths, default=None),
+        "status": "loaded" if model.available else "unavailable",
+        "note": "The router loads no model itself; see /models.",
+    }

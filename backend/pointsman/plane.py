@@ -1,0 +1,293 @@
+"""The data plane: takes a generation request from its first header to its last byte.
+
+Pure ASGI. The way of a request: guard, read, decode, choose the model, forward, observe.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pointsman import attempt
+from pointsman.answer import Answer
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Call, Fields
+from pointsman.engines import DIALECTS
+from pointsman.errors import (
+    BODY_TOO_LARGE,
+    INTERNAL,
+    MODEL_NOT_FOUND,
+    UNSUPPORTED_MEDIA_TYPE,
+    ClientGone,
+    RouterError,
+)
+from pointsman.exchange import Exchange
+from pointsman.forward import Forwarder, Run
+from pointsman.guard import Guard
+from pointsman.registry import Model, Registry
+from pointsman.routes import Match
+from pointsman.surfaces.base import read_fields
+from pointsman.watch import Watch
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Observer = Callable[[Exchange], None]
+
+EXTENSION = "pointsman"  # name of our server's hook in scope["extensions"]
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
+_DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
+_DRAIN_S = 2.0
+_log = logging.getLogger("pointsman.plane")
+
+
+class Hook(Protocol):
+    """What our server offers beyond ASGI: to be told of a disconnect at once, and to cut a connection."""
+
+    gone: bool
+    on_disconnect: Callable[[], None] | None
+
+    def abort(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneConfig:
+    """Knobs of the data plane."""
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    abort_streams: bool = False  # end a failed stream by cutting the connection after the error frame
+
+
+def request_id(sent: bytes | None) -> str:
+    """The client's request id where it is fit to be logged, else a new one."""
+    if sent is not None and _REQUEST_ID.fullmatch(sent):
+        return sent.decode("ascii")
+    return secrets.token_hex(12)
+
+
+class Plane:
+    """Serves the generation routes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        forwarder: Forwarder,
+        guard: Guard,
+        config: PlaneConfig,
+        observers: Sequence[Observer],
+    ) -> None:
+        self._registry = registry
+        self._forwarder = forwarder
+        self._guard = guard
+        self._config = config
+        self._observers = observers
+
+    async def serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        loop = asyncio.get_running_loop()
+        headers = dict(scope["headers"])
+        route = match.route
+        exchange = Exchange(
+            request_id(headers.get(b"x-request-id")), route.template, route.method, loop.time()
+        )
+        hook: Hook | None = (scope.get("extensions") or {}).get(EXTENSION)
+        cors = self._guard.cors(headers.get(b"origin"))
+        answer = Answer(send, exchange, route.shape, cors, hook.abort if hook else None)
+        answer.abort_streams = self._config.abort_streams
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - ASGI servers run us in a task
+        watch = Watch(loop, task)
+        body = _Body(receive, headers)
+        try:
+            await self._run(match, scope, headers, exchange, answer, watch, body, hook)
+        except ClientGone:
+            exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
+            answer.drop()
+        except RouterError as error:
+            await self._refuse(answer, error, body, watch)
+        except Exception:  # noqa: BLE001 - the one broad except: whatever is wrong with us, the client hears
+            _log.exception("request %s failed by a bug", exchange.request_id)
+            exchange.end = attempt.BUG
+            await self._refuse(answer, RouterError(INTERNAL), body, watch)
+        finally:
+            exchange.ended_at = loop.time()
+            for observe in self._observers:
+                observe(exchange)
+
+    async def _run(
+        self,
+        match: Match,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        exchange: Exchange,
+        answer: Answer,
+        watch: Watch,
+        body: "_Body",
+        hook: Hook | None,
+    ) -> None:
+        peer = scope["client"]
+        caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
+        exchange.client = caller.address
+        if match.route.method == "POST":
+            self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
+            _check_media_type(headers)
+        trace = headers.get(b"traceparent")
+        if trace is not None and _TRACEPARENT.fullmatch(trace):
+            exchange.traceparent = trace.decode("ascii")
+        content = await body.read(self._config.max_body_bytes)
+        exchange.body_bytes = len(content)
+        fields: Fields = read_fields(content) if match.route.method == "POST" else {}
+        surface = match.route.surface_of(fields)
+        answer.shape = surface
+        call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
+        model, call = self._model(match, call)
+        exchange.model_id, exchange.stream = model.id, call.stream
+        _check_size(model, len(content), self._config.max_body_bytes)
+        answer.expect(surface, call, model.config.timeouts.open_after_s)
+        timeouts = model.config.timeouts
+        limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
+        run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s)
+        watcher = _listen(hook, body, watch)
+        try:
+            await self._forwarder.serve(run)
+        finally:
+            if hook is not None:
+                hook.on_disconnect = None
+            if watcher is not None:
+                watcher.cancel()
+
+    def _model(self, match: Match, call: Call) -> tuple[Model, Call]:
+        """The model of a call: the path decides, then the body, then the default."""
+        if match.model_id is not None:
+            model = self._registry.find(match.model_id)
+            name, call = match.model_id, replace(call, model=None) if call.model is not None else call
+        elif call.model is not None:
+            model, name = self._registry.find(call.model), call.model
+        else:
+            model = self._registry.default(
+                lambda found: any(DIALECTS[engine].speaks(call) for engine in found.engines)
+            )
+            if model is None:
+                raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
+            return model, call
+        if model is None:
+            known = ", ".join(self._registry.models) or "none"
+            shown = name if name.isprintable() else "(unprintable)"
+            raise RouterError(
+                MODEL_NOT_FOUND, f"Model {shown!r} is not known; known models: {known}.", param="model"
+            )
+        return model, call
+
+    async def _refuse(self, answer: Answer, error: RouterError, body: "_Body", watch: Watch) -> None:
+        """Tell the client; a body that nobody read is drained a little, or the connection ends."""
+        if answer.exchange.end is attempt.OK:
+            cause = error.__cause__
+            answer.exchange.end = cause.end if isinstance(cause, AttemptFailed) else _end_of(error)
+        if answer.committed:
+            answer.cut()
+            return
+        whole = await body.drain()
+        try:
+            with watch:
+                watch.set(asyncio.get_running_loop().time() + _DRAIN_S + 30, ClientGone())
+                await answer.refuse(error, close=not whole)
+        except ClientGone:
+            answer.drop()
+
+
+class _Body:
+    """The request's body; remembers whether it was read to its end."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
+        self._receive = receive
+        self._headers = headers
+        self.whole = False
+
+    async def read(self, most: int) -> bytes:
+        """Read it all.
+
+        Raises:
+            RouterError: BODY_TOO_LARGE, with the limit.
+            ClientGone: the client left before its end.
+        """
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        message = await self._next()
+        if self.whole:
+            return bytes(message)
+        parts, size = [message], len(message)
+        while not self.whole:
+            message = await self._next()
+            parts.append(message)
+            size += len(message)
+            if size > most:
+                raise _too_large(most)
+        return b"".join(parts)
+
+    async def drain(self) -> bool:
+        """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""
+        size = 0
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while not self.whole and size <= _DRAINED_MAX_BYTES:
+                    size += len(await self._next())
+        except (TimeoutError, ClientGone):
+            return False
+        return self.whole
+
+    async def gone(self) -> None:
+        """Wait until the client leaves; for servers without our hook."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self.whole = not message.get("more_body", False)
+        block: bytes = message.get("body", b"")
+        return block
+
+
+def _listen(hook: Hook | None, body: _Body, watch: Watch) -> "asyncio.Task[None] | None":
+    """Have the exchange interrupted when the client leaves."""
+    if hook is not None:
+        if hook.gone:
+            raise ClientGone
+        hook.on_disconnect = lambda: watch.interrupt(ClientGone())
+        return None
+
+    async def wait() -> None:
+        await body.gone()
+        watch.interrupt(ClientGone())
+
+    return asyncio.get_running_loop().create_task(wait())
+
+
+def _too_large(most: int) -> RouterError:
+    return RouterError(BODY_TOO_LARGE, f"The body is larger than the {most:,} bytes this route takes.")
+
+
+def _check_size(model: Model, size: int, most: int) -> None:
+    limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
+    limit = min(max(limits, default=most), model.config.max_body_bytes or most)
+    if size > limit:
+        raise _too_large(limit)
+
+
+def _check_media_type(headers: dict[bytes, bytes]) -> None:
+    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if sent != b"application/json" or coding != b"identity":
+        raise RouterError(UNSUPPORTED_MEDIA_TYPE)
+
+
+def _end_of(error: RouterError) -> attempt.End:
+    if error.status == 503:
+        return attempt.NO_ENDPOINT
+    return attempt.REJECTED if error.status < 500 else attempt.BUG

@@ -1,0 +1,127 @@
+"""What the router serves: models, their replicas, and the leases on them. Per worker process."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from pointsman.attempt import End
+from pointsman.model import ModelConfig
+from pointsman.policy import Policy, make
+from pointsman.replica import Engine, Replica, State
+from pointsman.retry import Budget, RetryConfig
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """A model with the pool of replicas that serve it."""
+
+    config: ModelConfig
+    pool: list[Replica]
+    policy: Policy
+    budget: Budget
+
+    @property
+    def id(self) -> str:
+        return self.config.id
+
+    @property
+    def available(self) -> bool:
+        """Whether some replica passed its health checks."""
+        return any(replica.health.state is State.UP for replica in self.pool)
+
+    @property
+    def engines(self) -> set[Engine]:
+        return {replica.engine for replica in self.pool}
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a client may call this model `name`: id, alias, hub name, or what an engine serves."""
+        config = self.config
+        if name in (config.id, config.hf_name) or name in config.aliases:
+            return True
+        return any(replica.knows(name) for replica in self.pool)
+
+
+class Lease:
+    """One request's hold on a replica. Closing it a second time does nothing."""
+
+    __slots__ = ("_closed", "_on_close", "replica")
+
+    def __init__(self, replica: Replica, on_close: Callable[[Replica, End], None]) -> None:
+        self.replica = replica
+        self._on_close = on_close
+        self._closed = False
+        replica.in_flight += 1
+
+    def close(self, end: End) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.replica.in_flight -= 1
+        self._on_close(self.replica, end)
+
+
+class Registry:
+    """Models by id, in the order of the configuration.
+
+    `on_attempt` is told of each finished attempt: the replica and how it ended.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[ModelConfig],
+        retry: RetryConfig,
+        default_model: str | None = None,
+        on_attempt: Callable[[Replica, End], None] = lambda replica, end: None,
+    ) -> None:
+        self.models = {config.id: _model(config, retry) for config in models}
+        self._default = default_model
+        self._on_attempt = on_attempt
+        self._known: dict[str, Model] = {}  # names engines serve; an entry is checked before it is believed
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [replica for model in self.models.values() for replica in model.pool]
+
+    def find(self, name: str) -> Model | None:
+        """The model that answers to `name`, by exact match; ids first, then aliases, then served names."""
+        model = self.models.get(name) or self._known.get(name)
+        if model is not None and model.answers_to(name):
+            return model
+        for model in self.models.values():
+            if model.answers_to(name):
+                self._known[name] = model  # bounded: only names that a model answers to get here
+                return model
+        self._known.pop(name, None)
+        return None
+
+    def default(self, suits: Callable[[Model], bool]) -> Model | None:
+        """The model for a request that names none.
+
+        The configured default counts even where it does not suit, so that the answer says why.
+        """
+        if self._default is not None and (named := self.find(self._default)) is not None:
+            return named
+        marked = [model for model in self.models.values() if model.config.default]
+        suiting = [model for model in self.models.values() if suits(model)]
+        return (marked + suiting + [None])[0]
+
+    def lease(self, replica: Replica) -> Lease:
+        return Lease(replica, self._on_attempt)
+
+
+def _model(config: ModelConfig, retry: RetryConfig) -> Model:
+    numbers = count()
+    pool = [
+        Replica(
+            id=f"{config.id}-{next(numbers)}",
+            model_id=config.id,
+            engine=entry.engine,
+            endpoint=entry.endpoint,
+            served_name=entry.served_name,
+            weight=entry.weight,
+            max_in_flight=entry.max_in_flight,
+            key=entry.key,
+        )
+        for entry in config.replicas
+    ]
+    return Model(config, pool, make(config.policy), Budget(retry))

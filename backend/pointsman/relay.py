@@ -1,0 +1,138 @@
+"""Passes an engine's stream on, whole event by whole event, and says honestly how it ended.
+
+The first event with content commits the answer; before it nothing of the engine's reaches the client.
+"""
+
+import asyncio
+from typing import Protocol
+
+from pointsman import attempt, sse
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Timeouts
+from pointsman.connection import Connection
+from pointsman.engines.base import Reader, Seen
+from pointsman.exchange import Exchange
+from pointsman.watch import Watch
+
+
+class Sink(Protocol):
+    """Where an answer goes: the client's side of an exchange."""
+
+    committed: bool
+
+    async def begin(self) -> None:
+        """Send status and headers of a stream, if they were not sent; commits."""
+
+    async def write(self, block: bytes, *, last: bool = False) -> None:
+        """Send bytes of a begun answer."""
+
+
+class Relay:
+    """One stream from one connection to one sink."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        sink: Sink,
+        exchange: Exchange,
+        watch: Watch,
+        timeouts: Timeouts,
+        deadline: float,
+    ) -> None:
+        self._reader = reader
+        self._sink = sink
+        self._exchange = exchange
+        self._watch = watch
+        self._timeouts = timeouts
+        self._deadline = deadline
+        self._splitter = sse.Splitter()
+        self._held: list[bytes] = []
+        self._idle = AttemptFailed(attempt.IDLE)
+        self._total = AttemptFailed(attempt.TOTAL)
+        self._slow = AttemptFailed(attempt.SLOW_CLIENT)
+
+    @property
+    def mid_event(self) -> bool:
+        """Whether part of an event too large to hold was sent and its end was not."""
+        return self._splitter.oversize
+
+    async def run(self, connection: Connection) -> None:
+        """Relay until the engine's terminal event.
+
+        Raises:
+            AttemptFailed: the stream failed; `sink.committed` says on which side of the line.
+            Broken: the connection broke.
+        """
+        loop = asyncio.get_running_loop()
+        token_at = loop.time()
+        while True:
+            chunk = await connection.read()
+            if not chunk:
+                raise AttemptFailed(attempt.TRUNCATED, "ended without its terminal event")
+            now = loop.time()
+            block = self._splitter.feed(chunk)
+            if block:
+                if not block.startswith(b":") or b"\ndata:" in block:
+                    token_at = now
+                if await self._pass(block, now):
+                    return
+            if self._sink.committed:
+                self._expect(now, token_at)
+
+    async def _pass(self, block: bytes, now: float) -> bool:
+        """Send what may be sent of a block; True after the terminal event."""
+        sink = self._sink
+        if sink.committed and (self._splitter.oversize or not self._reader.striking(block)):
+            self._exchange.events += block.count(b"\n\n")
+            await self._write(block, now)
+            return False
+        out, seen, failure = self._examine(block)
+        if not sink.committed and seen:
+            if Seen.CONTENT not in seen:
+                raise failure or AttemptFailed(attempt.JUNK, "terminal event without content")
+            self._held.append(out)
+            out = b"".join(self._held)
+            self._held.clear()
+            self._exchange.first_event_at = now
+            await sink.begin()
+        if not sink.committed:
+            self._held.append(out)
+        elif out:
+            await self._write(out, now, last=Seen.LAST in seen and failure is None)
+        if failure is not None:
+            raise failure
+        return Seen.LAST in seen
+
+    def _examine(self, block: bytes) -> tuple[bytes, Seen, AttemptFailed | None]:
+        """Judge each event: what may be sent, what was seen, and the failure that ends it."""
+        if self._splitter.oversize:
+            return block, Seen.CONTENT, None
+        kept: list[bytes] = []
+        reader, seen = self._reader, Seen.QUIET
+        for event in sse.events(block):
+            data = sse.data(event)
+            try:
+                found = reader.look(data)
+                if reader.mends and data:
+                    event = sse.frame(reader.mend(data))  # noqa: PLW2901 - the event, repaired
+            except AttemptFailed as failure:
+                return b"".join(kept), seen, failure
+            kept.append(event)
+            self._exchange.events += bool(data)
+            seen |= found
+            if Seen.LAST in found:
+                break
+        return b"".join(kept), seen, None
+
+    async def _write(self, block: bytes, now: float, *, last: bool = False) -> None:
+        self._watch.set(now + self._timeouts.send_s, self._slow)
+        self._exchange.answer_bytes += len(block)
+        await self._sink.write(block, last=last)
+
+    def _expect(self, now: float, token_at: float) -> None:
+        """Arm the idle times: any byte resets the one, only whole events the other."""
+        due = min(now + self._timeouts.byte_idle_s, token_at + self._timeouts.token_idle_s)
+        if due < self._deadline:
+            self._watch.set(due, self._idle)
+        else:
+            self._watch.set(self._deadline, self._total)

@@ -1,0 +1,227 @@
+"""The HTTP server: uvicorn with our protocol, which refuses what it must and tells of disconnects at once.
+
+Source of the rules: `reliability.md` section 11; RFC 9112 for the syntax. uvicorn is pinned to a minor
+version: `tests/unit/test_server.py` names each private attribute that is used here.
+"""
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import httptools
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind
+from pointsman.front import FrontConfig, UnixAddress
+from pointsman.plane import EXTENSION
+
+HEADERS_MAX = 100
+HEADER_BYTES_MAX = 32 * 1024
+URL_BYTES_MAX = 8 * 1024
+_HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
+
+
+class Refused(Exception):
+    """Raised within the parser: the request is not taken."""
+
+    def __init__(self, kind: ErrorKind, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.why = why
+
+
+class Pipelined(Exception):
+    """Raised within the parser: a second message began while the first is being answered."""
+
+
+class Hook:
+    """Lets the data plane hear of a disconnect without a task of its own, and cut a connection."""
+
+    __slots__ = ("_protocol", "gone", "on_disconnect")
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self._protocol = protocol
+        self.gone = False
+        self.on_disconnect: Any = None
+
+    def abort(self) -> None:
+        """Close the connection without ending the answer."""
+        self._protocol.transport.abort()
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's httptools protocol with header limits, one Host, no trailers, no pipelining and a hook."""
+
+    _hook: Hook | None = None
+    _head_done = False
+    _head_bytes = 0
+    _deaf = False  # nothing more is read from this connection
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+            if not self._head_done and self._head_bytes > _HEAD_BYTES_MAX:
+                raise Refused(HEADERS_TOO_LARGE, "head too large")
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # what follows is another protocol; the request itself is answered as it stands
+            self.cycle.keep_alive = False
+        except httptools.HttpParserCallbackError as error:
+            self._stop(error.__context__)
+        except (httptools.HttpParserError, Refused) as error:
+            self._stop(error)
+
+    def on_message_begin(self) -> None:
+        if self._answering:
+            raise Pipelined
+        super().on_message_begin()
+        self._head_done = False
+        self._header_bytes = 0
+        self._hosts = 0
+        self._hook = Hook(self)
+        extensions: dict[str, Any] = {EXTENSION: self._hook}
+        self.scope["extensions"] = extensions
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            raise Refused(URL_TOO_LONG, "URL too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer: uvicorn would put it among the headers
+        super().on_header(name, value)
+        self._header_bytes += len(name) + len(value) + 4
+        if len(self.headers) > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
+            raise Refused(HEADERS_TOO_LARGE, "headers too large")
+        if len(name) == 4 and name.lower() == b"host":
+            self._hosts += 1
+            if not _HOST.fullmatch(value):
+                raise Refused(BAD_REQUEST, "bad Host")
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self._head_bytes = 0
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+            raise Refused(BAD_REQUEST, "a request needs exactly one Host")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head_done = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._tell_gone()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _tell_gone(self) -> None:
+        hook = self._hook
+        if hook is not None:
+            hook.gone = True
+            if hook.on_disconnect is not None:
+                hook.on_disconnect()
+
+    def _stop(self, cause: BaseException | None) -> None:
+        """Read no more from this connection: let a running answer end, or refuse at once."""
+        self._deaf = True
+        if self._answering and not self.cycle.more_body:
+            # What follows a message that is being answered is not read: the client must ask again on a
+            # new connection (RFC 9112 9.3.2), and this one closes when the answer is whole.
+            self.cycle.keep_alive = False
+            return
+        if self._answering and self.cycle.response_started:
+            self.transport.close()
+            return
+        if self._answering:  # its body turned out to be malformed: nobody is to answer it any more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self._tell_gone()
+        kind = cause.kind if isinstance(cause, Refused) else BAD_REQUEST
+        self._refuse(kind, cause.why if isinstance(cause, Refused) else None)
+
+    def _refuse(self, kind: ErrorKind, why: str | None) -> None:
+        error = {
+            "message": kind.message,
+            "type": "invalid_request_error",
+            "code": kind.code,
+            "owner": kind.owner.value,
+            "retryable": kind.retryable,
+        }
+        body = msgspec.json.encode({"error": error, "detail": why or kind.message})
+        head = STATUS_LINE[
+            kind.status
+        ] + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self.transport.write(head + body)
+        self.transport.close()
+
+
+def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
+    """uvicorn's configuration; also for other runners of our protocol."""
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=int(front.keep_alive_s),
+        timeout_graceful_shutdown=int(front.drain_s),
+    )
+
+
+def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
+    """Bind every configured address.
+
+    Raises:
+        OSError: with the address in its text.
+    """
+    bound: list[socket.socket] = []
+    for address in front.listen:
+        try:
+            if isinstance(address, UnixAddress):
+                path = Path(address.path)
+                if path.is_socket():
+                    path.unlink()
+                one = socket.socket(socket.AF_UNIX)
+                one.bind(address.path)
+                path.chmod(0o660)
+            else:
+                family, kind, number, _, target = socket.getaddrinfo(
+                    address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                one = socket.socket(family, kind, number)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind(target)
+            one.listen(backlog)
+            one.setblocking(False)
+        except OSError as error:
+            for other in bound:
+                other.close()
+            raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+        bound.append(one)
+    return bound
+
+
+def serve(app: Any, front: FrontConfig) -> None:
+    """Run until SIGTERM or SIGINT, then finish what runs.
+
+    Raises:
+        OSError: an address cannot be bound.
+    """
+    sockets = listen(front)
+    uvicorn.Server(config_for(app, front)).run(sockets=sockets)

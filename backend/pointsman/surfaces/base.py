@@ -1,0 +1,163 @@
+"""What every surface offers, and how request bodies are read: strictly, once, values left raw.
+
+A surface is an API we serve: it decodes a request into a `Call`, and gives answers and errors its own shape.
+Source of the limits: `reliability.md` section 13.
+"""
+
+import math
+import re
+from typing import Protocol
+
+import msgspec
+
+from pointsman.call import Call, Fields, Operation
+from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
+
+DEPTH_MAX = 64
+MODEL_NAME_MAX = 256  # characters
+_INT64 = range(-(2**63), 2**64)
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_decoder = msgspec.json.Decoder(Fields)
+
+
+class ErrorShape(Protocol):
+    """How an API says that something went wrong."""
+
+    def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
+        """Status and JSON body of an error."""
+
+    def error_frame(self, error: RouterError, request_id: str) -> bytes:
+        """One event that ends a stream that failed."""
+
+
+class Surface(ErrorShape, Protocol):
+    """One file per API."""
+
+    name: str
+
+    def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
+        """Read a request.
+
+        Args:
+            stream: the route itself says that the answer is a stream.
+
+        Raises:
+            RouterError: naming the field that is wrong.
+        """
+
+    def answer(self, call: Call, model_id: str, body: bytes) -> bytes:
+        """Give a whole answer, in the words of the call's API, this surface's shape."""
+
+
+def read_fields(body: bytes) -> Fields:
+    """Read the top level of a JSON object.
+
+    Raises:
+        RouterError: MALFORMED_JSON with the reason: not UTF-8, no JSON, no object, nested too deeply.
+    """
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        fields = _decoder.decode(body)
+    except UnicodeDecodeError:
+        raise RouterError(MALFORMED_JSON, "The body is not UTF-8.") from None
+    except msgspec.ValidationError:
+        raise RouterError(MALFORMED_JSON, "The body must be a JSON object.") from None
+    except msgspec.DecodeError:
+        raise RouterError(MALFORMED_JSON, "The body is not valid JSON.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX and _depth(body) > DEPTH_MAX:
+        raise _too_deep()
+    return fields
+
+
+def _too_deep() -> RouterError:
+    return RouterError(MALFORMED_JSON, f"The body is nested more than {DEPTH_MAX} levels deep.")
+
+
+def _depth(body: bytes) -> int:
+    depth = deepest = 0
+    for match in _TOKENS.finditer(body):
+        first = body[match.start()]
+        if first in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first in b"}]":
+            depth -= 1
+    return deepest
+
+
+def invalid(name: str, must: str) -> RouterError:
+    """An error that names the field: `` `name` must … ``."""
+    return RouterError(INVALID_PARAMETER, f"`{name}` must {must}.", param=name)
+
+
+def text(fields: Fields, name: str, *, longest: int | None = None) -> str | None:
+    """A string field; None when absent or null."""
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == b"null":
+        return None
+    try:
+        value = msgspec.json.decode(raw, type=str)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise invalid(name, "be a string") from None
+    if longest is not None and len(value) > longest:
+        raise invalid(name, f"have at most {longest} characters")
+    return value
+
+
+def flag(fields: Fields, name: str) -> bool:
+    """A boolean field; False when absent or null."""
+    raw = fields.get(name)
+    if raw is None:
+        return False
+    told = bytes(raw)
+    if told not in (b"true", b"false", b"null"):
+        raise invalid(name, "be true or false")
+    return told == b"true"
+
+
+def number(
+    fields: Fields, name: str, low: float, high: float, default: float, *, whole: bool = False
+) -> float:
+    """A finite number in [low, high]; the default when absent or null. Booleans are no numbers."""
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == b"null":
+        return default
+    kind = "a whole number" if whole else "a number"
+    try:
+        value: float = msgspec.json.decode(raw, type=int if whole else float)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise invalid(name, f"be {kind} from {low:g} to {high:g}") from None
+    if not math.isfinite(value) or not low <= value <= high:
+        raise invalid(name, f"be {kind} from {low:g} to {high:g}")
+    return value
+
+
+def check_count(fields: Fields, name: str, highest: int) -> None:
+    """Refuse a count that is not a whole number from 1 to `highest`; 0 and null are the engine's to judge."""
+    if name in fields:
+        number(fields, name, 0, highest, 1, whole=True)
+
+
+def check_integers(fields: Fields) -> None:
+    """Refuse top-level integers beyond 64 bits: parsers disagree on them."""
+    for name, raw in fields.items():
+        value = bytes(raw) if len(bytes(raw)) < 400 else b""
+        if len(value) > 18 and value.lstrip(b"-").isdigit() and int(value) not in _INT64:
+            raise invalid(name, "fit into 64 bits")
+
+
+def model_name(fields: Fields, name: str = "model") -> str | None:
+    return text(fields, name, longest=MODEL_NAME_MAX)
+
+
+def error_object(error: RouterError, request_id: str) -> dict[str, object]:
+    """The fields that every surface's error carries: code, owner, retryable, request id."""
+    return {
+        "code": error.kind.code,
+        "owner": error.kind.owner.value,
+        "retryable": error.kind.retryable,
+        "request_id": request_id,
+    }

@@ -1,0 +1,57 @@
+"""TGI's own API: `/generate`, `/generate_stream`, `/`, `/info`, `/tokenize`, `/chat_tokenize`."""
+
+import msgspec
+
+from pointsman import errors
+from pointsman.call import Api, Call, Fields, Operation
+from pointsman.errors import RouterError
+from pointsman.surfaces.base import check_integers, error_object, flag, invalid
+
+_OVERLOADED = {errors.NO_REPLICA, errors.ENGINE_OVERLOADED, errors.SHUTTING_DOWN}
+_UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
+_REQUIRED = {Operation.CHAT_TOKENIZE: "messages"}
+
+
+class Tgi:
+    """Bodies pass through; the model comes from the route."""
+
+    name = "tgi"
+
+    def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
+        required = _REQUIRED.get(operation, "inputs")
+        if operation is not Operation.INFO and required not in fields:
+            raise invalid(required, "be given")
+        check_integers(fields)
+        streams = stream or (operation is Operation.COMPAT and flag(fields, "stream"))
+        return Call(Api.TGI, operation, None, streams, body, fields)
+
+    def answer(self, call: Call, model_id: str, body: bytes) -> bytes:
+        return body
+
+    def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
+        status = error.status
+        if error.kind in _UNPROCESSABLE and status == error.kind.status:
+            status = 422
+        return status, msgspec.json.encode(error_body(error, request_id))
+
+    def error_frame(self, error: RouterError, request_id: str) -> bytes:
+        return b"data: " + msgspec.json.encode(error_body(error, request_id, frame=True)) + b"\n\n"
+
+
+def error_body(error: RouterError, request_id: str, *, frame: bool = False) -> dict[str, object]:
+    """TGI's `error` and `error_type`, ours beside them.
+
+    A 404 has no `error_type`: it would change which exception huggingface_hub raises (clients.md 5).
+    """
+    body: dict[str, object] = {"error": error.message}
+    if error.status != 404:
+        body["error_type"] = _error_type(error, frame=frame)
+    return {**body, **error_object(error, request_id)}
+
+
+def _error_type(error: RouterError, *, frame: bool) -> str:
+    if error.kind in _OVERLOADED or error.status == 429:
+        return "overloaded"
+    if error.status >= 500:
+        return "incomplete_generation_stream" if frame and error.kind is errors.ENGINE_CUT else "generation"
+    return "validation"
