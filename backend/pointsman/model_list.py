@@ -1,0 +1,197 @@
+"""The models: `models:` of `config.yml` joined with those the environment names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pointsman.call import Timeouts
+from pointsman.config_file import Section, Tree, suggestion
+from pointsman.knobs import KNOBS, section_knobs
+from pointsman.model import ModelConfig, ReplicaConfig
+from pointsman.naming import MODEL_ID, NamedPool, read_endpoint, read_key
+from pointsman.policy import DEFAULT, POLICIES
+from pointsman.replica import Engine
+from pointsman.sources import Environment
+from pointsman.values import NAME, SWITCH, Kind, SettingsError, choice, items, shown, whole
+
+_MODEL_KEYS = (
+    "id", "engine", "hf_name", "name", "aliases", "default", "policy", "timeouts", "limits", "replicas",
+)  # fmt: skip
+_LIMIT_KEYS = ("max_body_bytes", "max_new_tokens")
+_REPLICA_KEYS = ("url", "engine", "served_name", "weight", "max_in_flight", "key", "key_env")
+
+_ENGINE = choice(Engine, Engine)
+_POLICY = choice(POLICIES)
+_WEIGHT = whole(1, 1000)
+_COUNT = whole(1, 1_000_000)
+_TITLE = Kind("text", lambda text, name: text)
+_NAMES = Kind(
+    "names, comma-separated",
+    lambda text, name: tuple(NAME.read(item, name) for item in items(text)),
+    many=True,
+)
+
+
+def read_models(
+    file: Section, pools: Mapping[str, NamedPool], environment: Environment, timeouts: Timeouts
+) -> tuple[tuple[ModelConfig, ...], list[str]]:
+    """Read all models, those of the file first, with notices.
+
+    A model that both name keeps what the file says of it, with the environment's replicas.
+
+    Raises:
+        SettingsError: an entry is wrong, or entries contradict each other.
+    """
+    models: dict[str, ModelConfig] = {}
+    notices = []
+    for number, tree in enumerate(file.items_of("models"), 1):
+        entry = _entry(tree, f"item {number} of models", file.file)
+        model = _model(entry, environment, timeouts)
+        if model.id in models:
+            raise SettingsError(f"{file.file} has two models with the id {model.id!r}; rename or remove one")
+        pool = pools.get(model.id)
+        if pool is not None:
+            if model.replicas:
+                notices.append(f"{pool.called} replaces the replicas of model {model.id!r} in {file.file}")
+            model = replace(model, replicas=pool.replicas)
+        if not model.replicas:
+            raise SettingsError(
+                f"model {model.id!r} in {file.file} has no replicas; list at least one `- url: …`"
+            )
+        models[model.id] = model
+    for pool in pools.values():
+        if pool.id not in models:
+            models[pool.id] = ModelConfig(
+                id=pool.id, replicas=pool.replicas, name=pool.name, hf_name=pool.hf_name, timeouts=timeouts
+            )
+    found = tuple(models.values())
+    _refuse_clashes(found)
+    return found, notices
+
+
+def mark_default(models: Sequence[ModelConfig], wanted: str | None, called: str) -> tuple[ModelConfig, ...]:
+    """Give the mark to the model that DEFAULT_MODEL names by id, alias or hub name, if it is set.
+
+    Raises:
+        SettingsError: there are models, but none of that name.
+    """
+    if wanted is None or not models:
+        return tuple(models)
+    ranks = (lambda m: m.id == wanted, lambda m: wanted in m.aliases, lambda m: m.hf_name == wanted)
+    chosen = next((model for fits in ranks for model in models if fits(model)), None)
+    if chosen is None:
+        ids = [model.id for model in models]
+        hint = suggestion(wanted, ids).rstrip("?")
+        raise SettingsError(f"{called}: there is no model {shown(wanted)}{hint}; known are {', '.join(ids)}")
+    return tuple(replace(model, default=model is chosen) for model in models)
+
+
+def _entry(tree: Tree, place: str, file: str) -> Section:
+    if not isinstance(tree, dict):
+        raise SettingsError(
+            f"{place} in {file} must be a section of `name: value` lines, beginning with its id"
+        )
+    entry = Section(tree, file, place)
+    model_id = tree.get("id")
+    return Section(tree, file, f"model {model_id!r}") if isinstance(model_id, str) and model_id else entry
+
+
+def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> ModelConfig:
+    entry.refuse_unknown(_MODEL_KEYS)
+    model_id = entry.text("id")
+    if model_id is None:
+        raise SettingsError(f"{entry.place} in {entry.file} has no id; give it one such as gpt-2")
+    if MODEL_ID.fullmatch(model_id) is None:
+        raise SettingsError(
+            f"{entry.called('id')} may only have a-z, 0-9, dot, _ and -; put other names into aliases"
+        )
+    limits = entry.section("limits", f"limits of {entry.place}")
+    limits.refuse_unknown(_LIMIT_KEYS)
+    times = entry.section("timeouts", f"timeouts of {entry.place}")
+    knobs = section_knobs("TIMEOUT")
+    times.refuse_unknown(knobs)
+    own_times: dict[str, Any] = {key: times.value(key, knob.kind) for key, knob in knobs.items()}
+    return ModelConfig(
+        id=model_id,
+        replicas=_replicas(entry, environment),
+        name=entry.value("name", _TITLE, model_id),
+        hf_name=entry.value("hf_name", NAME),
+        aliases=tuple(
+            alias for alias in dict.fromkeys(entry.value("aliases", _NAMES, ())) if alias != model_id
+        ),
+        default=entry.value("default", SWITCH, False),
+        policy=entry.value("policy", _POLICY, DEFAULT),
+        timeouts=replace(timeouts, **{key: value for key, value in own_times.items() if value is not None}),
+        max_body_bytes=limits.value("max_body_bytes", KNOBS["MAX_BODY_BYTES"].kind),
+        max_new_tokens=limits.value("max_new_tokens", _COUNT),
+    )
+
+
+def _replicas(entry: Section, environment: Environment) -> tuple[ReplicaConfig, ...]:
+    engine: Engine | None = entry.value("engine", _ENGINE)
+    found = []
+    for number, tree in enumerate(entry.items_of("replicas"), 1):
+        place = f"replica {number} of {entry.place}"
+        one = Section(
+            {"url": tree} if isinstance(tree, str) else _mapping(tree, place, entry.file), entry.file, place
+        )
+        found.append(_replica(one, engine, environment))
+    return tuple(found)
+
+
+def _mapping(tree: Tree, place: str, file: str) -> dict[str, Tree]:
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{place} in {file} must be a URL, or a section that has one as `url: …`")
+    return tree
+
+
+def _replica(one: Section, engine: Engine | None, environment: Environment) -> ReplicaConfig:
+    one.refuse_unknown(_REPLICA_KEYS)
+    url = one.text("url")
+    if url is None:
+        raise SettingsError(f"{one.place} in {one.file} has no url; write one like http://host:8080")
+    own: Engine | None = one.value("engine", _ENGINE, engine)
+    if own is None:
+        raise SettingsError(
+            f"{one.place} in {one.file} does not say its engine; write `engine: tgi` or `engine: vllm`"
+        )
+    return ReplicaConfig(
+        endpoint=read_endpoint(url, one.called("url")),
+        engine=own,
+        served_name=one.value("served_name", NAME),
+        weight=one.value("weight", _WEIGHT, 1),
+        max_in_flight=one.value("max_in_flight", _COUNT),
+        key=_key(one, environment),
+    )
+
+
+def _key(one: Section, environment: Environment) -> str | None:
+    key, variable = one.text("key"), one.text("key_env")
+    if key is not None and variable is not None:
+        raise SettingsError(f"{one.place} in {one.file} has both key and key_env; keep one, best key_env")
+    if variable is None:
+        return None if key is None else read_key(key, one.called("key"))
+    given = environment.get(variable)
+    if given is None:
+        raise SettingsError(
+            f"{one.called('key_env')}: there is no variable {shown(variable)}; set it to the key"
+        )
+    return read_key(given.text, given.called)
+
+
+def _refuse_clashes(models: Sequence[ModelConfig]) -> None:
+    owners = {model.id: model.id for model in models}
+    for model in models:
+        for alias in model.aliases:
+            owner = owners.setdefault(alias, model.id)
+            if owner != model.id:
+                raise SettingsError(f"models {owner!r} and {model.id!r} both answer to {alias!r}; rename one")
+        urls = [(replica.endpoint, replica.served_name) for replica in model.replicas]
+        twice = next((url for url in urls if urls.count(url) > 1), None)
+        if twice is not None:
+            raise SettingsError(
+                f"model {model.id!r} has {twice[0].url} twice; list each once, with a weight if need be"
+            )
+    marked = [model.id for model in models if model.default]
+    if len(marked) > 1:
+        raise SettingsError(f"models {' and '.join(marked)} are both marked as default; keep one mark")

@@ -1,0 +1,194 @@
+"""The settings, assembled once at the start; nobody else reads the environment."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pointsman import sources
+from pointsman.access import AccessConfig
+from pointsman.call import Timeouts
+from pointsman.config_file import Section, read_config_file, read_env_file
+from pointsman.front import FrontConfig, TcpAddress
+from pointsman.health import HealthConfig
+from pointsman.knobs import KNOBS, SECTIONS, LogFormat, section_knobs
+from pointsman.model import ModelConfig
+from pointsman.model_list import mark_default, read_models
+from pointsman.naming import named_pools, unread_urls
+from pointsman.origin import CorsConfig
+from pointsman.retry import RetryConfig
+from pointsman.sources import Environment, Given
+from pointsman.upstream import UpstreamConfig
+from pointsman.values import SettingsError
+
+__all__ = ["LogFormat", "Settings", "SettingsError", "discover", "load"]
+
+# Sections that configurations of earlier services have, and that we do not read.
+_FOREIGN_SECTIONS = (
+    "app", "model", "security", "rate_limit", "cache", "chat_history", "metrics", "logging",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All the app needs to know. `origins` tells of each knob that is not at its default where it was set."""
+
+    log_level: str  # DEBUG, INFO, WARNING, ERROR or CRITICAL
+    log_format: LogFormat
+    root_path: str  # empty, or begins with / and does not end with it
+    docs: bool
+    public_url: str | None  # without / at its end
+    front: FrontConfig
+    access: AccessConfig
+    cors: CorsConfig
+    media_hosts: tuple[str, ...]
+    max_body_bytes: int
+    timeouts: Timeouts
+    retry: RetryConfig
+    health: HealthConfig
+    upstream: UpstreamConfig
+    default_model: str | None  # as the user wrote it
+    models: tuple[ModelConfig, ...]
+    notices: tuple[str, ...] = ()  # for the log: what was ignored, and why
+    origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def discover(name: str, *folders: Path) -> Path | None:
+    """The first of the folders' files of that name, None where there is none."""
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def load(
+    environ: Mapping[str, str],
+    env_file: Path | None,
+    config_file: Path | None,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
+    """Read, check and assemble the settings.
+
+    Args:
+        environ: the process environment.
+        env_file: the `.env` file; skipped where it does not exist.
+        config_file: the config file unless CONFIG_FILE names another; skipped where it does not exist.
+        flags: knobs by name as the command line gives them; they beat everything.
+
+    Raises:
+        SettingsError: one sentence that says which setting is wrong and what to do.
+    """
+    environment = Environment(environ, read_env_file(env_file) if env_file and env_file.is_file() else {})
+    sources.refuse_unknown(environment)
+    named, _ = sources.find(KNOBS["CONFIG_FILE"], flags, environment, Section({}, ""))
+    if named is not None:
+        config_file = KNOBS["CONFIG_FILE"].kind.read(named.text, named.called)
+    file = Section({}, "config.yml")
+    if config_file is not None and config_file.is_file():
+        file = Section(read_config_file(config_file), config_file.name)
+    notices = [*_check_keys(file), *sources.lookalikes(environment), *unread_urls(environment)]
+
+    values: dict[str, Any] = {}
+    given: dict[str, Given] = {}
+    for knob in KNOBS.values():
+        found, lost = sources.find(knob, flags, environment, file)
+        notices += lost
+        values[knob.name] = knob.default if found is None else knob.kind.read(found.text, found.called)
+        if found is not None:
+            given[knob.name] = found
+    return _assemble(values, given, environment, file, notices)
+
+
+def _check_keys(file: Section) -> list[str]:
+    plain = [knob.key for knob in section_knobs("").values() if knob.in_file]
+    file.refuse_unknown([*plain, *(name.lower() for name in SECTIONS), "models", *(_present(file))])
+    for name in SECTIONS:
+        file.section(name.lower(), name.lower()).refuse_unknown(section_knobs(name))
+    return [f"{file.file}: the section {name} is not read" for name in _present(file)]
+
+
+def _present(file: Section) -> list[str]:
+    return [name for name in _FOREIGN_SECTIONS if name in file.entries]
+
+
+def _assemble(
+    values: Mapping[str, Any],
+    given: Mapping[str, Given],
+    environment: Environment,
+    file: Section,
+    notices: Iterable[str],
+) -> Settings:
+    def section(name: str) -> dict[str, Any]:
+        return {key: values[knob.name] for key, knob in section_knobs(name).items()}
+
+    timeouts = Timeouts(**section("TIMEOUT"))
+    models, more = read_models(file, named_pools(environment), environment, timeouts)
+    wanted = values["DEFAULT_MODEL"]
+    return Settings(
+        log_level=values["LOG_LEVEL"],
+        log_format=values["LOG_FORMAT"],
+        root_path=values["ROOT_PATH"],
+        docs=values["DOCS"],
+        public_url=values["PUBLIC_URL"],
+        front=FrontConfig(
+            listen=values["LISTEN"] or (TcpAddress(values["HOST"], values["PORT"]),),
+            keep_alive_s=values["KEEP_ALIVE_S"],
+            grace_s=values["GRACE_S"],
+            drain_s=values["DRAIN_S"],
+            stream_error_termination=values["STREAM_ERROR_TERMINATION"],
+        ),
+        access=_access(values, given),
+        cors=CorsConfig(allowed_origins=values["ALLOWED_ORIGINS"], public_hosts=values["PUBLIC_HOSTS"]),
+        media_hosts=values["MEDIA_HOSTS"],
+        max_body_bytes=values["MAX_BODY_BYTES"],
+        timeouts=timeouts,
+        retry=_retry(section("RETRY"), given),
+        health=HealthConfig(**section("HEALTH")),
+        upstream=_upstream(section("UPSTREAM"), given),
+        default_model=wanted,
+        models=mark_default(models, wanted, _called("DEFAULT_MODEL", given)),
+        notices=(*notices, *more),
+        origins=MappingProxyType({name: one.origin for name, one in given.items()}),
+    )
+
+
+def _called(name: str, given: Mapping[str, Given]) -> str:
+    return given[name].called if name in given else name
+
+
+def _access(values: Mapping[str, Any], given: Mapping[str, Given]) -> AccessConfig:
+    try:
+        return AccessConfig(
+            allowed=values["ALLOWED_NETWORKS"],
+            denied=values["DENIED_NETWORKS"],
+            trusted_proxies=values["TRUSTED_PROXIES"],
+            ops=values["OPS_NETWORKS"],
+            forwarded_header=values["FORWARDED_HEADER"],
+            disabled=values["DISABLE_IP_RESTRICTION"],
+        )
+    except ValueError as error:  # begins with a setting's plain name
+        name, _, rest = str(error).partition(" ")
+        raise SettingsError(f"{_called(name, given)} {rest}") from None
+
+
+def _retry(parts: dict[str, Any], given: Mapping[str, Given]) -> RetryConfig:
+    config = RetryConfig(**parts)
+    if config.backoff_base_s > config.backoff_max_s:
+        base = f"{_called('RETRY__BACKOFF_BASE_S', given)} ({config.backoff_base_s:g})"
+        most = f"{_called('RETRY__BACKOFF_MAX_S', given)} ({config.backoff_max_s:g})"
+        raise SettingsError(f"{base} is more than {most}; raise the one or lower the other")
+    return config
+
+
+def _upstream(parts: dict[str, Any], given: Mapping[str, Given]) -> UpstreamConfig:
+    config = UpstreamConfig(**parts)
+    if config.client_key is not None and config.client_cert is None:
+        key = _called("UPSTREAM__CLIENT_KEY", given)
+        raise SettingsError(f"{key} is set without a certificate; set UPSTREAM__CLIENT_CERT too")
+    files = [f"UPSTREAM__{name}" for name in ("CA_FILE", "CLIENT_CERT", "CLIENT_KEY")]
+    called = [_called(name, given) for name in files if name in given]
+    if called:
+        try:
+            config.tls()
+        except OSError:  # ssl.SSLError is one
+            hint = "give readable PEM files that fit together"
+            raise SettingsError(f"{' and '.join(called)} cannot be used for TLS; {hint}") from None
+    return config

@@ -1,0 +1,112 @@
+"""Where settings come from, and which of several wins.
+
+Command line, then `POINTSMAN_X`, then plain `X`, then `config.yml`; of the same name the environment's beats
+the one in `.env`. The prefix counts more than the place, so that it can overrule a HOST or PORT that a shell
+or a platform puts into the environment.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pointsman.config_file import Section, suggestion
+from pointsman.knobs import KNOBS, SECTIONS, Knob
+from pointsman.values import SettingsError
+
+PREFIX = "POINTSMAN_"
+
+# What Kubernetes puts into every pod for a Service named `pointsman`.
+_SERVICE_LINK = re.compile(r"POINTSMAN_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A setting as the user gave it: its text, what messages call it, and where it stands."""
+
+    text: str = field(repr=False)  # may be a key
+    called: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The environment on top of `.env`, by name."""
+
+    process: Mapping[str, str]
+    dotenv: Mapping[str, str]
+
+    def names(self) -> Iterator[str]:
+        """All names: first those of `.env` in its order, then the others by name.
+
+        The order of a process environment is an accident; replica ids and the first model hang on this one.
+        """
+        yield from self.dotenv
+        yield from sorted(set(self.process) - set(self.dotenv))
+
+    def get(self, name: str, empty: bool = False) -> Given | None:
+        """What is set under a name; an empty text counts only if `empty`."""
+        for texts, called, origin in (
+            (self.process, name, "environment"),
+            (self.dotenv, f"{name} in .env", ".env"),
+        ):
+            text = texts.get(name)
+            if text is not None and (empty or text.strip()) and not _is_service_link(name, text):
+                return Given(text.strip(), called, origin)
+        return None
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    own = _SERVICE_LINK.fullmatch(name) is not None
+    return own or (name == "POINTSMAN_PORT" and _SERVICE_URL.fullmatch(text) is not None)
+
+
+def refuse_unknown(environment: Environment) -> None:
+    """Hold the strict namespaces: our prefix and our sections.
+
+    Raises:
+        SettingsError: a name in them is not ours.
+    """
+    plain = {name for knob in KNOBS.values() for name in (knob.name, *knob.also)}
+    known = {*plain, *(PREFIX + name for name in plain)}
+    sections = tuple(f"{section}__" for section in SECTIONS)
+    for name in environment.names():
+        ours = name.startswith((PREFIX, *sections))
+        if ours and name not in known and not _SERVICE_LINK.fullmatch(name):
+            hint = suggestion(name, sorted(known if name.startswith(PREFIX) else plain))
+            raise SettingsError(f"{_called(environment, name)} is not a setting{hint or '; remove it'}")
+
+
+def lookalikes(environment: Environment) -> list[str]:
+    """A notice for each plain name that is almost one of ours: it may be a slip, or none of our business."""
+    plain = [name for name in KNOBS if len(name) >= 8]
+    names = [name for name in environment.names() if len(name) >= 8 and name not in KNOBS]
+    hints = {name: suggestion(name, plain, cutoff=0.9) for name in names}
+    return [f"{_called(environment, name)} is not a setting{hint}" for name, hint in hints.items() if hint]
+
+
+def _called(environment: Environment, name: str) -> str:
+    return name if name in environment.process else f"{name} in .env"
+
+
+def find(
+    knob: Knob, flags: Mapping[str, str], environment: Environment, file: Section
+) -> tuple[Given | None, list[str]]:
+    """Find what is given for a knob, and a notice for each name that loses against another one."""
+    if knob.name in flags:
+        flag = "--" + knob.name.lower().replace("_", "-")
+        return Given(flags[knob.name], flag, "command line"), []
+    names = (knob.name, *knob.also)
+    asked = [environment.get(name, knob.kind.many) for name in (*(PREFIX + name for name in names), *names)]
+    found = [given for given in asked if given is not None]
+    if found:
+        losers = [given for given in found[1:] if given.text != found[0].text]
+        return found[0], [
+            f"{loser.called} is ignored: {found[0].called} is set to another value and comes first"
+            for loser in losers
+        ]
+    if not knob.in_file:
+        return None, []
+    section = file.section(knob.section.lower(), knob.section.lower()) if knob.section else file
+    text = section.text(knob.key, knob.kind.many)
+    return (None if text is None else Given(text, section.called(knob.key), file.file)), []
