@@ -155,9 +155,7 @@ def _network(item: str, setting_name: str) -> Network:
         hint = "write a network such as 10.0.0.0/8 or an address such as 192.168.1.7"
         raise ValueError(f"{shown} is neither a network nor an address; {hint}") from None
     if slash and ip_address(base) != loose.network_address:
-        raise ValueError(
-            f"{shown} has host bits set; write {loose} for the network or {base} for one address"
-        )
+        raise ValueError(f"{shown} has host bits set; write {loose} for all of it or {base} for one address")
     mapped = _unmapped(loose.network_address)
     if loose.version == 6 and mapped.version == 4 and loose.prefixlen >= 96:
         return ip_network(f"{mapped}/{loose.prefixlen - 96}")
@@ -341,10 +339,7 @@ def parse_address(item: bytes) -> Address | None:
 
 
 def _is_port(text: str) -> bool:
-    digits = text[1:]
-    return (
-        text[0] == ":" and digits.isascii() and digits.isdigit() and len(digits) <= 5 and int(digits) < 65536
-    )
+    return re.fullmatch(":[0-9]{1,5}", text) is not None and int(text[1:]) < 65536
 
 
 def _peer_address(peer: str) -> Address | None:
