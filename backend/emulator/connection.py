@@ -75,9 +75,12 @@ class Connection(asyncio.Protocol):
             self._idle = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.write(self._owner.malformed)
-            self.close()
+        except httptools.HttpParserUpgrade as upgrade:
+            # neither engine upgrades: the request was answered as usual, the next one follows it
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self.data_received(rest)
         except httptools.HttpParserError:
             if self._task is None:
                 self.write(self._owner.malformed)
@@ -215,7 +218,7 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._next()
-        if self._task is None and self._owner.keep_alive_s is not None:
+        if self._task is None and self.gone_at is None and self._owner.keep_alive_s is not None:
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(self._owner.keep_alive_s, self.close)
 

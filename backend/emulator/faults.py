@@ -44,6 +44,7 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
         # the connection
         "reset_on_accept": Kind("reset new connections", scope=Scope.ACCEPT),
         "refuse": Kind("stop listening for S seconds, then listen again", "S", scope=Scope.PROCESS),
+        "crash": Kind("reset every connection, then refuse for S seconds", "S", scope=Scope.PROCESS),
         "idle_close": Kind("close a connection S seconds after its last answer", "S", scope=Scope.PROCESS),
         "reset_before_headers": Kind("read the request, then reset the connection"),
         "reset_if_reused": Kind("as reset_before_headers, on reused connections only"),

@@ -78,7 +78,7 @@ class Server:
         exchange = Exchange(request, outlet, plan)
         try:
             if control:
-                await exchange.reply(await self._control(request))
+                await exchange.reply(await self._control(request, connection))
             elif not await meet(exchange, self._dialect):
                 await self._dialect.handle(exchange)
         except Severed:
@@ -100,7 +100,7 @@ class Server:
         since = None if gone_at is None else now - gone_at
         self.record.aborted(f"{request.method} {request.path}", aborted, now - request.arrived_at, since)
 
-    async def _control(self, request: Request) -> Whole:
+    async def _control(self, request: Request, connection: Connection) -> Whole:
         match request.method, request.path:
             case "GET", "/__stats":
                 return _json(self._stats())
@@ -118,10 +118,10 @@ class Server:
                 self.box.clear()
                 return _json({"armed": self.box.armed()})
             case "POST", "/__faults":
-                return await self._arm(request.body)
+                return await self._arm(request.body, connection)
         return _json({"detail": "There is no such control route."}, 404)
 
-    async def _arm(self, body: bytes) -> Whole:
+    async def _arm(self, body: bytes, connection: Connection) -> Whole:
         try:
             value = json.loads(body)
             entries = value if isinstance(value, list) else [value]
@@ -141,7 +141,10 @@ class Server:
             )
             return _json({"detail": sentence}, 400)
         for fault in faults:
-            if fault.name == "refuse":
+            if fault.name in ("refuse", "crash"):
+                if fault.name == "crash":
+                    for other in self._connections - {connection}:
+                        other.reset()
                 await self.refuse(float(fault.arg))
             elif fault.name == "idle_close":
                 self.keep_alive_s = float(fault.arg)

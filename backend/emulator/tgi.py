@@ -133,9 +133,8 @@ class Tgi:
                 return _json({"object": "list", "data": [entry]})
             case "/metrics":
                 text = render(self._engine, hidden="metrics_missing" in exchange.plan).encode()
-                if "metrics_stale" in exchange.plan:
-                    text = self._frozen = self._frozen or text
-                return Whole(200, text, "text/plain; charset=utf-8")
+                self._frozen = (self._frozen or text) if "metrics_stale" in exchange.plan else None
+                return Whole(200, self._frozen or text, "text/plain; charset=utf-8")
         return Whole(200)
 
     def _info(self) -> dict[str, Any]:

@@ -141,9 +141,8 @@ class Vllm:
                     hidden="metrics_missing" in plan,
                     old_names="metrics_old_names" in plan,
                 ).encode()
-                if "metrics_stale" in plan:
-                    text = self._frozen = self._frozen or text
-                return Whole(200, text, "text/plain; version=0.0.4; charset=utf-8")
+                self._frozen = (self._frozen or text) if "metrics_stale" in plan else None
+                return Whole(200, self._frozen or text, "text/plain; version=0.0.4; charset=utf-8")
         return Whole(200)
 
     async def _post(self, exchange: Exchange) -> None:
