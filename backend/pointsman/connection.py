@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._head_bytes = 0
         self._until_close = False
+        self._keep_alive = False
         self._got_byte = False
         self.served = 0  # whole answers read
         self.idle_since = 0.0  # monotonic seconds; set by the pool
@@ -131,6 +132,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head is None:
             return  # of an interim answer
+        self._keep_alive = self._parser.should_keep_alive()  # meaningful only within this callback
         self._ended = True
         self.served += 1
 
@@ -200,7 +202,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        return self._parser.should_keep_alive()
+        return self._keep_alive
 
     @property
     def open(self) -> bool:

@@ -16,13 +16,21 @@ ROUTES = {
     Operation.EMBEDDING: "/v1/embeddings",
 }
 
+# Raw values cannot stand in a union, so that absent is empty and null is null.
+ABSENT = msgspec.Raw()
+
+
+def given(raw: msgspec.Raw) -> bool:
+    """Whether a raw field was there and not null."""
+    return bytes(raw) not in (b"", b"null")
+
 
 class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = ABSENT
 
 
 class _Choice(msgspec.Struct):
@@ -39,7 +47,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw = ABSENT
     object: str | None = None
 
 
@@ -49,9 +57,9 @@ class _Finish(msgspec.Struct):
 
 class _Whole(msgspec.Struct):
     choices: list[_Finish] | None = None
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw = ABSENT
     usage: _Usage | None = None
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw = ABSENT
     object: str | None = None
 
 
@@ -95,7 +103,7 @@ class OpenAIReader:
             return Seen.CONTENT  # an unknown shape of a known thing: the client's to read
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "event is no JSON") from None
-        if chunk.error is not msgspec.UNSET or chunk.object == "error":
+        if given(chunk.error) or chunk.object == "error":
             raise judge_error(decode_object(data), self._operation)
         if chunk.usage is not None:
             self._count(chunk.usage)
@@ -124,10 +132,10 @@ class OpenAIReader:
             answer = _wholes.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "answer is no such JSON") from None
-        if answer.error is not msgspec.UNSET or answer.object == "error":
+        if given(answer.error) or answer.object == "error":
             raise judge_error(decode_object(body), self._operation)
         if self._operation is Operation.EMBEDDING:
-            if answer.data is msgspec.UNSET:
+            if not given(answer.data):
                 raise AttemptFailed(attempt.JUNK, "no data")
         elif not answer.choices:
             raise AttemptFailed(attempt.JUNK, "no choices")
@@ -146,5 +154,9 @@ def _has_content(delta: _Delta | None) -> bool:
     if delta is None:
         return False
     return bool(
-        delta.content or delta.reasoning or delta.reasoning_content or delta.refusal or delta.tool_calls
+        delta.content
+        or delta.reasoning
+        or delta.reasoning_content
+        or delta.refusal
+        or bytes(delta.tool_calls) not in (b"", b"null", b"[]")
     )

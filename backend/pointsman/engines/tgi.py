@@ -6,7 +6,7 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.base import Outgoing, Reader, Seen, Tokens, join, judge_error
-from pointsman.engines.openai import ROUTES, OpenAIReader, decode_object
+from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Engine, Facts, Replica
 
@@ -138,10 +138,10 @@ class _Details(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    token: msgspec.Raw | None = None
+    token: msgspec.Raw = ABSENT
     generated_text: str | None = None
     details: _Details | None = None
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw = ABSENT
 
 
 _events = msgspec.json.Decoder(_Event)
@@ -166,14 +166,14 @@ class TgiReader:
             event = _events.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "event is no such JSON") from None
-        if event.error is not msgspec.UNSET:
+        if given(event.error):
             raise judge_error(decode_object(data), self._operation)
         if event.details is not None:
             self.tokens.completion = event.details.generated_tokens
             self.tokens.prompt = event.details.input_length or 0
         if event.generated_text is not None:
             return Seen.CONTENT | Seen.LAST
-        return Seen.CONTENT if event.token is not None else Seen.QUIET
+        return Seen.CONTENT if given(event.token) else Seen.QUIET
 
     def striking(self, block: bytes) -> bool:
         plain = block.count(b'"generated_text":null')
