@@ -24,9 +24,10 @@ class HealthConfig:
     rise: int = 2  # successes in a row that bring it back, at least 1
     jitter: float = 0.15  # share of the interval by which it varies either way, in [0, 1)
     eager_s: float = 600.0  # so long after going down it is checked at the shorter interval
+    stall_s: float = 1.0  # a check during which our own event loop stood still for longer says nothing
 
     def __post_init__(self) -> None:
-        for name in ("interval_s", "interval_changing_s", "timeout_s"):
+        for name in ("interval_s", "interval_changing_s", "timeout_s", "stall_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of the health checks must be more than 0 seconds")
         for name in ("fall", "rise"):

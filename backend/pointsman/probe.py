@@ -1,0 +1,305 @@
+"""Active health checks: asks each replica how it is, on connections of its own.
+
+The checks generate nothing. What an answer means is decided by `health`, which routes to ask and how to read
+them by the dialects. Sources: `reliability.md` section 6; `contracts/tgi.md` sections 2, 5.4, 7;
+`contracts/vllm.md` sections 1, 3, 6.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from socket import gaierror
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from pointsman.engines import DIALECTS
+from pointsman.engines.base import Dialect
+from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
+from pointsman.replica import Engine, Facts, Health, Replica, State
+
+_log = logging.getLogger("pointsman.probe")
+
+_ANSWER_MAX_BYTES = 1 << 20
+_STALL_TICK_S = 0.25
+# httpx limits the wait for each piece of an answer; an answer that drips needs a limit as a whole. It lies
+# beyond httpx's own, since cancelling a call of httpx is the rude way out.
+_BACKSTOP = 2.0
+
+OnChange = Callable[[Replica, Health], None]  # the replica as it is now, its health before
+
+
+class Prober:
+    """Checks replicas, one task for each, until stopped. Writes `replica.health` and `replica.facts`.
+
+    Args:
+        tls: how to verify engines that are reached by https; None: against the system's authorities.
+        rng: dice for phase and jitter.
+        on_change: called after each change of state, and only then.
+    """
+
+    def __init__(
+        self,
+        replicas: Iterable[Replica],
+        config: HealthConfig | None = None,
+        *,
+        dialects: Mapping[Engine, Dialect] = DIALECTS,
+        tls: ssl.SSLContext | None = None,
+        rng: Random | None = None,
+        on_change: OnChange | None = None,
+    ) -> None:
+        self._replicas = list(replicas)
+        self._config = config or HealthConfig()
+        self._dialects = dialects
+        self._rng = rng or Random()
+        self._on_change = on_change
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # A fresh connection for each call: vLLM closes idle ones after 5 s, which is just our interval.
+        self._client = httpx.AsyncClient(
+            verify=tls or ssl.create_default_context(),
+            trust_env=False,
+            follow_redirects=False,
+            headers={"user-agent": "pointsman", "accept-encoding": "identity"},
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def start(self) -> None:
+        """Begin to check the replicas; needs a running event loop."""
+        for replica in self._replicas:
+            self.watch(replica)
+
+    def watch(self, replica: Replica) -> None:
+        """Check this replica too. One that has the id of another takes its place."""
+        self.forget(replica.id)
+        task = asyncio.create_task(self._keep_checking(replica), name=f"probe {replica.id}")
+        task.add_done_callback(_tell_of_bug)
+        self._tasks[replica.id] = task
+
+    def forget(self, replica_id: str) -> None:
+        """Check this replica no longer."""
+        task = self._tasks.pop(replica_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        """End all checks and close their connections, those of running checks too. There is no new start."""
+        tasks = list(self._tasks.values())
+        for replica_id in list(self._tasks):
+            self.forget(replica_id)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def probe_once(self, replica: Replica) -> ProbeResult | None:
+        """Check a replica now and take the result into account.
+
+        None: the result was discarded, since our own event loop stood still meanwhile.
+        """
+        with _StallWatch() as stall:
+            result, facts = await self._check(replica)
+        if stall.worst_s > self._config.stall_s:
+            _log.warning("replica %s: check discarded, the event loop stood still", replica.id)
+            return None
+        if facts is not None:
+            replica.facts = facts
+        before = replica.health
+        replica.health = observe(before, result, time.time(), self._config)
+        if replica.health.state is not before.state:
+            self._tell(replica, before)
+        return result
+
+    def _tell(self, replica: Replica, before: Health) -> None:
+        level = logging.INFO if replica.health.state is State.UP else logging.WARNING
+        now = replica.health
+        _log.log(level, "replica %s: %s -> %s: %s", replica.id, before.state, now.state, now.reason)
+        if self._on_change is not None:
+            self._on_change(replica, before)
+
+    async def _keep_checking(self, replica: Replica) -> None:
+        # The first check comes soon, but not at the same moment for all replicas and all routers.
+        await asyncio.sleep(self._rng.random() * self._config.interval_changing_s)
+        changed_at = time.monotonic()
+        while True:
+            before = replica.health.state
+            await self.probe_once(replica)
+            now = time.monotonic()
+            if replica.health.state is not before:
+                changed_at = now
+            await asyncio.sleep(
+                next_delay_s(replica.health, now - changed_at, self._config, self._rng.random())
+            )
+
+    async def _check(self, replica: Replica) -> tuple[ProbeResult, Facts | None]:
+        dialect = self._dialects[replica.engine]
+        deadline = time.monotonic() + self._config.timeout_s
+        try:
+            async with asyncio.timeout(self._config.timeout_s * _BACKSTOP):
+                alive = await self._get(replica, dialect.health_path, deadline, read=False)
+                fault = _judge(dialect.health_path, alive.status, replica)
+                if fault is not None:
+                    return fault, None
+                return await self._read_facts(replica, dialect, deadline)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, UnicodeError) as error:
+            return _unanswered(error, self._config.timeout_s), None
+
+    async def _read_facts(
+        self, replica: Replica, dialect: Dialect, deadline: float
+    ) -> tuple[ProbeResult, Facts | None]:
+        answer = await self._get(replica, dialect.facts_path, deadline)
+        fault = _judge(dialect.facts_path, answer.status, replica)
+        if fault is None:
+            try:
+                return OK, dialect.read_facts(answer.body)
+            except ValueError as sentence:
+                fault = failed(str(sentence))
+            except RecursionError:
+                fault = failed(f"GET {dialect.facts_path} answered nonsense")
+        elif answer.status not in (404, 405):
+            return fault, None
+        other = await self._other_engine(replica, deadline)
+        if other is not None:
+            fault = misconfigured(f"the engine is {other}, but the replica is set up as {replica.engine}")
+        return fault, None
+
+    async def _other_engine(self, replica: Replica, deadline: float) -> Engine | None:
+        """Which engine answers, if it is one we know but not the one expected."""
+        for engine, dialect in self._dialects.items():
+            if engine is not replica.engine:
+                try:
+                    answer = await self._get(replica, dialect.facts_path, deadline)
+                    if answer.status == 200:
+                        dialect.read_facts(answer.body)
+                        return engine
+                except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
+                    continue
+        return None
+
+    async def _get(self, replica: Replica, path: str, deadline: float, *, read: bool = True) -> "_Answer":
+        """Call a constant path of the replica.
+
+        Raises:
+            httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError: no answer.
+        """
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        headers = {b"authorization": b"Bearer " + replica.key.encode(errors="replace")} if replica.key else {}
+        url = replica.endpoint.url + path
+        body = bytearray()
+        async with self._client.stream("GET", url, headers=headers, timeout=left_s) as response:
+            if read:
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > _ANSWER_MAX_BYTES:
+                        break
+            return _Answer(response.status_code, bytes(body))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+
+class _StallWatch:
+    """Measures the longest time by which our event loop was late while the context was open."""
+
+    def __enter__(self) -> Self:
+        self.worst_s = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        self._note()
+
+    def _arm(self) -> None:
+        # A timer's callback runs before the tasks that the same turn of the loop wakes, so the check
+        # cannot end unnoticed between a standstill and this note of it.
+        self._due = time.monotonic() + _STALL_TICK_S
+        self._timer = self._loop.call_later(_STALL_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._note()
+        self._arm()
+
+    def _note(self) -> None:
+        self.worst_s = max(self.worst_s, time.monotonic() - self._due)
+
+
+def _judge(path: str, status: int, replica: Replica) -> ProbeResult | None:
+    """What a status says of the replica; None: nothing bad."""
+    said = f"GET {path} answered {status}"
+    match status:
+        case _ if 200 <= status < 300:
+            return None
+        case 503:
+            return gone(said)
+        case 401 if replica.key is None:
+            return misconfigured(f"{said}: the engine wants a key; set it in …_KEY")
+        case 401:
+            return misconfigured(f"{said}: the engine refuses the key set in …_KEY")
+        case 403:
+            return misconfigured(f"{said}: the engine, or a proxy before it, does not let the router in")
+        case 404 | 405:
+            return misconfigured(f"{said}: is this a {replica.engine} engine, and its base path right?")
+        case 301 | 302 | 303 | 307 | 308:
+            return misconfigured(f"{said}: redirects are not followed; set the address that it leads to")
+        case _:
+            return failed(said)
+
+
+def _unanswered(error: Exception, timeout_s: float) -> ProbeResult:
+    """Name the class of failure; the error's own text may hold an address."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return failed(f"timed out after {timeout_s:g} s")
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+        return misconfigured("address or key hold signs that HTTP does not allow")
+    causes = tuple(_causes(error))
+    if any(isinstance(cause, gaierror | UnicodeError) for cause in causes):
+        return failed("name does not resolve")
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return misconfigured("TLS handshake failed: the certificate is not trusted or is for another name")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return failed("TLS handshake failed")
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return gone("connection refused")
+    if isinstance(error, httpx.ConnectError):
+        return failed("no connection")
+    return failed("connection cut, or the answer is not HTTP")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error with all that led to it; one address of several may have its own."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        waiting += [cause.__cause__, cause.__context__]
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += cause.exceptions
+
+
+def _tell_of_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("%s ended, which is a bug", task.get_name(), exc_info=task.exception())

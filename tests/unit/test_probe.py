@@ -1,0 +1,447 @@
+"""Active health checks against small real servers on loopback."""
+
+import asyncio
+import gc
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from socket import gaierror
+
+import httpx
+import pytest
+
+from pointsman.health import HealthConfig, Outcome
+from pointsman.probe import Prober, _unanswered
+from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
+
+pytestmark = pytest.mark.anyio
+
+QUICK = HealthConfig(interval_s=0.02, interval_changing_s=0.01, timeout_s=0.3)
+MODELS = (
+    b'{"object":"list","data":[{"id":"gemma","object":"model","owned_by":"vllm","max_model_len":8192},'
+    b'{"id":"my-lora","object":"model","owned_by":"vllm","parent":"gemma","max_model_len":null}]}'
+)
+INFO = (
+    b'{"model_id":"distilgpt2","model_sha":null,"max_concurrent_requests":128,"max_total_tokens":1024,'
+    b'"router":"text-generation-router","version":"3.3.5"}'
+)
+TGI_MODELS = (
+    b'{"object":"list","data":[{"id":"distilgpt2","object":"model","created":0,"owned_by":"distilgpt2"}]}'
+)
+VLLM_ROUTES: dict[str, tuple[int, bytes]] = {"/health": (200, b""), "/v1/models": (200, MODELS)}
+TGI_ROUTES: dict[str, tuple[int, bytes]] = {
+    "/health": (200, b""),
+    "/info": (200, INFO),
+    "/v1/models": (200, TGI_MODELS),
+}
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class SmallEngine:
+    """Answers GETs from a table that a test may change; keeps the heads of all requests."""
+
+    routes: dict[str, tuple[int, bytes]]
+    heads: list[str] = field(default_factory=list)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.heads.append(head)
+        status, body = self.routes.get(head.split(" ")[1], (404, b'{"detail":"Not Found"}'))
+        length = f"content-length: {len(body)}\r\n"
+        writer.write(f"HTTP/1.1 {status} Said\r\nlocation: /elsewhere\r\n{length}\r\n".encode() + body)
+
+    def asked(self) -> list[str]:
+        return [head.split(" ")[1] for head in self.heads]
+
+
+@asynccontextmanager
+async def served(handler: Handler, port: int = 0) -> AsyncIterator[int]:
+    """Serve connections on a loopback port; at the end close the port and every connection."""
+    open_now: set[asyncio.Task[None]] = set()
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the prober left, which is its right
+        finally:
+            writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(one(reader, writer))
+        open_now.add(task)
+        task.add_done_callback(open_now.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tuple(open_now):
+            task.cancel()
+        await asyncio.gather(*open_now, return_exceptions=True)
+        await server.wait_closed()
+
+
+def replica_at(port: int, engine: Engine = Engine.VLLM, name: str = "r1", key: str | None = None) -> Replica:
+    return Replica(name, "m", engine, Endpoint("http", "127.0.0.1", port), key=key)
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait at most 5 s."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def check(handler: Handler, engine: Engine = Engine.VLLM, key: str | None = None) -> Replica:
+    """A replica after its first check."""
+    async with served(handler) as port:
+        prober = Prober([], QUICK)
+        replica = replica_at(port, engine, key=key)
+        await prober.probe_once(replica)
+        await prober.stop()
+        assert str(port) not in replica.health.reason
+        assert "127.0.0.1" not in replica.health.reason
+        return replica
+
+
+async def test_facts_of_a_vllm_engine() -> None:
+    """Its names, its own first, and its context length are read from /v1/models, after /health."""
+    engine = SmallEngine(VLLM_ROUTES)
+    replica = await check(engine)
+    assert replica.health.state is State.UP
+    assert replica.facts == Facts(names=("gemma", "my-lora"), max_total_tokens=8192)
+    assert engine.asked() == ["/health", "/v1/models"]
+    assert replica.max_in_flight is None
+
+
+async def test_facts_of_a_tgi_engine() -> None:
+    """Name, version, context length and concurrency are read from /info, after /health."""
+    engine = SmallEngine(TGI_ROUTES)
+    replica = await check(engine, Engine.TGI)
+    assert replica.health.state is State.UP
+    assert replica.facts == Facts(("distilgpt2",), "3.3.5", 1024, 128)
+    assert engine.asked() == ["/health", "/info"]
+    assert replica.max_in_flight is None
+
+
+async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key goes out as bearer token; without one there is no Authorization; proxies are ignored."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    with_key, without = SmallEngine(VLLM_ROUTES), SmallEngine(VLLM_ROUTES)
+    await check(with_key, key="s3cret")
+    await check(without)
+    assert all("authorization: Bearer s3cret\r\n" in head for head in with_key.heads)
+    assert not any("authorization" in head.lower() for head in without.heads)
+
+
+async def test_a_base_path_is_kept() -> None:
+    """Behind an ingress both routes are asked below the base path."""
+    engine = SmallEngine({f"/team{path}": answer for path, answer in VLLM_ROUTES.items()})
+    async with served(engine) as port, Prober([], QUICK) as prober:
+        replica = replica_at(port)
+        replica.endpoint = replace(replica.endpoint, base_path="/team")
+        await prober.probe_once(replica)
+    assert replica.health.state is State.UP
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "key", "state", "reason"),
+    [
+        ("/health", 503, None, State.DOWN, "GET /health answered 503"),
+        ("/health", 500, None, State.DOWN, "GET /health answered 500"),
+        ("/health", 404, None, State.MISCONFIGURED, "GET /health answered 404: is this a vllm engine"),
+        ("/health", 301, None, State.MISCONFIGURED, "redirects are not followed"),
+        (
+            "/v1/models",
+            401,
+            "k",
+            State.MISCONFIGURED,
+            "answered 401: the engine refuses the key set in …_KEY",
+        ),
+        ("/v1/models", 401, None, State.MISCONFIGURED, "answered 401: the engine wants a key"),
+        ("/v1/models", 403, "k", State.MISCONFIGURED, "GET /v1/models answered 403"),
+        ("/v1/models", 404, None, State.MISCONFIGURED, "GET /v1/models answered 404: is this a vllm engine"),
+        ("/v1/models", 502, None, State.DOWN, "GET /v1/models answered 502"),
+    ],
+)
+async def test_bad_statuses(route: str, status: int, key: str | None, state: State, reason: str) -> None:
+    """A refusal says what a person can do about it; anything else is a failure."""
+    replica = await check(SmallEngine({**VLLM_ROUTES, route: (status, b"")}), key=key)
+    assert replica.health.state is state
+    assert reason in replica.health.reason
+    assert replica.facts == Facts()
+
+
+@pytest.mark.parametrize(
+    ("configured", "routes", "reason"),
+    [
+        (Engine.VLLM, TGI_ROUTES, "the engine is tgi, but the replica is set up as vllm"),
+        (Engine.TGI, VLLM_ROUTES, "the engine is vllm, but the replica is set up as tgi"),
+    ],
+)
+async def test_the_other_engine_is_recognised(
+    configured: Engine, routes: dict[str, tuple[int, bytes]], reason: str
+) -> None:
+    """A TGI set up as vLLM, or the other way round, is misconfigured and the reason says so."""
+    replica = await check(SmallEngine(routes), configured)
+    assert replica.health.state is State.MISCONFIGURED
+    assert replica.health.reason == reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Welcome to nginx!</html>",
+        b"\xff\xfe\x00",
+        b"[]",
+        b'{"data":[]}',
+        b'{"data":[{"id":7}]}',
+        b'{"data":[{"id":"x","owned_by":"me"}]}',
+        b'{"data":[{"id":"x","owned_by":"vllm"}],"more":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"data":[{"id":"' + b"x" * 2_000_000 + b'","owned_by":"vllm"}]}',
+    ],
+    ids=["empty", "html", "binary", "list", "no model", "wrong type", "foreign", "deep", "huge"],
+)
+async def test_an_unreadable_answer_is_a_failure(body: bytes) -> None:
+    """Nonsense under status 200 is a failure with a reason, never an exception."""
+    replica = await check(SmallEngine({**VLLM_ROUTES, "/v1/models": (200, body)}))
+    assert replica.health.state is State.DOWN
+    assert "GET /v1/models" in replica.health.reason
+
+
+async def test_answers_that_are_not_http() -> None:
+    """Foreign protocols and connections cut at once are failures with a reason."""
+
+    async def foreign(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    for handler in (foreign, cut):
+        replica = await check(handler)
+        assert replica.health.reason == "connection cut, or the answer is not HTTP"
+        assert replica.health.state is State.DOWN
+
+
+async def test_refused_is_down_at_once_and_silence_is_not() -> None:
+    """An up replica that refuses is down at once; one that hangs only after three timeouts."""
+    hung = asyncio.Event()
+    engine = SmallEngine(VLLM_ROUTES)
+
+    async def may_hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if hung.is_set():
+            await asyncio.sleep(60)
+        await engine(reader, writer)
+
+    async with Prober([], replace(QUICK, timeout_s=0.1)) as prober:
+        async with served(may_hang) as port:
+            refused, silent = replica_at(port, name="refused"), replica_at(port, name="silent")
+            await prober.probe_once(refused)
+            await prober.probe_once(silent)
+            hung.set()
+            states = []
+            for _ in range(3):
+                await prober.probe_once(silent)
+                states.append(silent.health.state)
+        assert states == [State.UP, State.UP, State.DOWN]
+        assert silent.health.reason == "timed out after 0.1 s"
+        result = await prober.probe_once(refused)
+    assert result is not None
+    assert result.outcome is Outcome.GONE
+    assert (refused.health.state, refused.health.reason) == (State.DOWN, "connection refused")
+    assert refused.facts.names == ("gemma", "my-lora")
+
+
+async def test_an_answer_that_drips_is_cut_off() -> None:
+    """A server that sends a byte now and then for ever holds a check no longer than twice its timeout."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        for number in range(1000):
+            writer.write(f"x-{number}: y\r\n".encode())
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with served(drip) as port, Prober([], replace(QUICK, timeout_s=0.1)) as prober:
+        replica = replica_at(port)
+        began = time.monotonic()
+        await prober.probe_once(replica)
+        assert time.monotonic() - began < 1
+        assert replica.health.reason == "timed out after 0.1 s"
+        assert connections(prober) == 0
+
+
+def connections(prober: Prober) -> int:
+    transport = prober._client._transport
+    assert isinstance(transport, httpx.AsyncHTTPTransport)
+    return len(transport._pool.connections)
+
+
+async def test_a_replica_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    """One task follows a replica through up, down and up; each change is told and logged once, no address."""
+    caplog.set_level(logging.DEBUG, "pointsman.probe")
+    changes: list[tuple[State, State]] = []
+
+    def note(replica: Replica, before: Health) -> None:
+        changes.append((before.state, replica.health.state))
+
+    port = closed_port()
+    replica = replica_at(port)
+    async with Prober([replica], QUICK, on_change=note):
+        await until(lambda: replica.health.state is State.DOWN)
+        async with served(SmallEngine(VLLM_ROUTES), port):
+            await until(lambda: replica.health.rises > 5)
+        await until(lambda: replica.health.falls > 5)
+        async with served(SmallEngine({**VLLM_ROUTES, "/v1/models": (401, b"")}), port):
+            await until(lambda: replica.health.state is State.MISCONFIGURED)
+        async with served(SmallEngine(VLLM_ROUTES), port):
+            await until(lambda: replica.health.state is State.UP)
+    down, up, wrong = State.DOWN, State.UP, State.MISCONFIGURED
+    assert changes[:4] == [(State.UNKNOWN, down), (down, up), (up, down), (down, wrong)]
+    assert changes[-1][1] is up
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(changes)
+    assert lines[0] == "replica r1: unknown -> down: connection refused"
+    assert lines[1] == "replica r1: down -> up: answers its health checks"
+    assert not any("127.0.0.1" in line or str(port) in line for line in lines)
+
+
+async def test_a_hanging_replica_holds_up_nobody() -> None:
+    """While one hangs the other is checked at its own pace, and stopping does not wait for the first."""
+    gate = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gate.set()
+        await asyncio.sleep(60)
+
+    engine = SmallEngine(VLLM_ROUTES)
+    async with served(hang) as dead, served(engine) as alive:
+        hanging, well = replica_at(dead, name="hanging"), replica_at(alive, name="well")
+        prober = Prober([hanging, well], replace(QUICK, timeout_s=30.0))
+        prober.start()
+        await asyncio.wait_for(gate.wait(), 5)
+        await until(lambda: well.health.rises >= 5)
+        assert hanging.health.state is State.UNKNOWN
+        began = time.monotonic()
+        await prober.stop()
+        assert time.monotonic() - began < 1
+        assert connections(prober) == 0
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("probe ")]
+    gc.collect()  # a socket left open warns here, and a warning fails the test
+
+
+async def test_replicas_come_and_go_while_it_runs() -> None:
+    """A replica can be added and forgotten at run time; a forgotten one is asked no more."""
+    engine = SmallEngine(VLLM_ROUTES)
+    async with served(engine) as port, Prober([], QUICK) as prober:
+        replica = replica_at(port)
+        prober.watch(replica)
+        await until(lambda: replica.health.rises >= 2)
+        prober.forget(replica.id)
+        prober.forget("never heard of")
+        await asyncio.sleep(0)
+        await until(lambda: connections(prober) == 0)
+        asked = len(engine.heads)
+        await asyncio.sleep(0.1)
+        assert len(engine.heads) <= asked + 1
+
+
+async def test_a_check_during_a_standstill_is_discarded() -> None:
+    """If our own event loop stood still, the engine is not blamed, nor praised."""
+    engine = SmallEngine(VLLM_ROUTES)
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        time.sleep(0.4)
+        await engine(reader, writer)
+
+    for handler, outcome in ((stall, None), (engine, Outcome.OK)):
+        async with served(handler) as port, Prober([], replace(QUICK, stall_s=0.1)) as prober:
+            replica = replica_at(port)
+            result = await prober.probe_once(replica)
+        assert (result and result.outcome) == outcome
+        assert (replica.health == Health()) is (outcome is None)
+        assert (replica.facts == Facts()) is (outcome is None)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "reason"),
+    [
+        ("a" * 64, None, "name does not resolve"),
+        ("127.0.0.1", "two\nlines", "address or key hold signs that HTTP does not allow"),
+        ("127.0.0.1", "\ud800", "answers its health checks"),
+    ],
+)
+async def test_addresses_and_keys_that_cannot_work(host: str, key: str | None, reason: str) -> None:
+    """An address or key that HTTP cannot carry gives a reason and not an exception."""
+    async with served(SmallEngine(VLLM_ROUTES)) as port, Prober([], QUICK) as prober:
+        replica = replica_at(port, key=key)
+        replica.endpoint = replace(replica.endpoint, host=host)
+        await prober.probe_once(replica)
+    assert replica.health.reason == reason
+
+
+async def test_tls_to_a_plain_port() -> None:
+    """https to a server without TLS is named as such."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with served(plain) as port, Prober([], QUICK) as prober:
+        replica = replica_at(port)
+        replica.endpoint = replace(replica.endpoint, scheme="https")
+        await prober.probe_once(replica)
+    assert replica.health.reason == "TLS handshake failed"
+
+
+async def test_first_checks_are_spread() -> None:
+    """Each task draws its own phase, within the short interval."""
+    phases: list[float] = []
+
+    class Dice(Random):
+        def random(self) -> float:
+            phases.append(super().random())
+            return phases[-1]
+
+    replicas = [replica_at(closed_port(), name=f"r{number}") for number in range(20)]
+    async with Prober(replicas, replace(QUICK, interval_changing_s=30.0), rng=Dice(1)):
+        await asyncio.sleep(0.02)
+    assert len(phases) == len(set(phases)) == 20
+    assert all(replica.health == Health() for replica in replicas)
+
+
+def test_causes_are_found_below_other_errors() -> None:
+    """The reason follows the deepest cause, also within a group of several addresses."""
+
+    def wrapped(cause: BaseException) -> httpx.ConnectError:
+        error = httpx.ConnectError("to 10.0.0.1 failed")
+        error.__cause__ = OSError("all failed")
+        error.__cause__.__cause__ = cause
+        return error
+
+    refused = ExceptionGroup("both", [ConnectionRefusedError(), OSError(101, "unreachable")])
+    assert _unanswered(wrapped(refused), 3.0).outcome is Outcome.GONE
+    assert _unanswered(wrapped(gaierror(-2)), 3.0).reason == "name does not resolve"
+    assert _unanswered(wrapped(ssl.SSLCertVerificationError()), 3.0).outcome is Outcome.MISCONFIGURED
+    assert _unanswered(wrapped(OSError(101)), 3.0).reason == "no connection"
+    assert _unanswered(httpx.ConnectTimeout("x"), 3.0).reason == "timed out after 3 s"
