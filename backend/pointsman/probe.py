@@ -18,7 +18,6 @@ from typing import Self
 
 import httpx
 
-from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
 from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
 from pointsman.replica import Engine, Facts, Health, Replica, State
@@ -46,15 +45,15 @@ class Prober:
     def __init__(
         self,
         replicas: Iterable[Replica],
-        config: HealthConfig | None = None,
+        dialects: Mapping[Engine, Dialect],
+        config: HealthConfig,
         *,
-        dialects: Mapping[Engine, Dialect] = DIALECTS,
         tls: ssl.SSLContext | None = None,
         rng: Random | None = None,
         on_change: OnChange | None = None,
     ) -> None:
         self._replicas = list(replicas)
-        self._config = config or HealthConfig()
+        self._config = config
         self._dialects = dialects
         self._rng = rng or Random()
         self._on_change = on_change
