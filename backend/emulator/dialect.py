@@ -1,5 +1,6 @@
 """What both engines have in common, seen from the server."""
 
+import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,19 @@ class Whole:
     body: bytes = b""
     media: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def compact(value: object) -> bytes:
+    """JSON as both engines write it: UTF-8, no blanks."""
+    return _encode(value).encode("utf-8", "replace")
+
+
+def as_json(value: object, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Whole:
+    """A JSON answer."""
+    return Whole(status, compact(value), "application/json", headers)
 
 
 @dataclass(slots=True)

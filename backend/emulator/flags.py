@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 from emulator.faults import FAULTS, Armed, FaultError, Scope, parse_fault
@@ -54,104 +56,86 @@ def _amount(text: str) -> float:
     return number
 
 
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """One flag: its names, how its value is read, its default as both engines have it, its help."""
+
+    names: str
+    read: Callable[[str], object] | None  # None: a switch
+    default: object
+    help: str
+    many: bool = False
+
+
+_FLAGS = (
+    _Flag("--host", str, "127.0.0.1", "address to listen on"),
+    _Flag("--model --model-id", str, None, "model id"),
+    _Flag("--served-model-name", str, None, "names in requests; default: the model id", many=True),
+    _Flag("--ttft-ms", _amount, 20.0, "prefill time of any request (20)"),
+    _Flag("--tokens-per-s", _amount, 200.0, "per running sequence; 0: as fast as can be (200)"),
+    _Flag(
+        "--prefill-tokens-per-s",
+        _amount,
+        0.0,
+        "uncached prompt tokens, one request at a time; 0: free",
+    ),
+    _Flag(
+        "--max-concurrent --max-num-seqs --max-concurrent-requests",
+        _positive,
+        None,
+        "vllm: sequences that run at once (256); tgi: permits, queued and running, above them 429 (128)",
+    ),
+    _Flag("--max-batch-size", _positive, None, "tgi: sequences that run at once (all permits)"),
+    _Flag("--max-total-tokens --max-model-len", _positive, None, "context (tgi 1024, vllm 32768)"),
+    _Flag("--max-num-queued-reqs", _count, 0, "vllm: waiting and running, above them 503 (0: off)"),
+    _Flag("--kv-cache-tokens", _positive, 131072, "size of the KV cache, for gauge and prefixes (131072)"),
+    _Flag("--seed", _count, 0, "another seed writes another text (0)"),
+    _Flag("--eos-after", _count, 200, "mean tokens until the text ends by itself; 0: never (200)"),
+    _Flag("--api-key", str, [], "keys that are asked for", many=True),
+    _Flag("--chat-template", None, False, "tgi: have one (vllm always has)"),
+    _Flag("--embedding", None, False, "vllm: serve /v1/embeddings"),
+    _Flag("--enable-auto-tool-choice", None, False, "vllm: allow tools"),
+    _Flag("--tool-call-parser", str, None, "vllm: accepted, without effect"),
+    _Flag("--enable-request-id-headers", None, False, "vllm: echo X-Request-Id"),
+    _Flag("--enable-force-include-usage", None, False, "vllm: usage chunk on every stream"),
+    _Flag("--enable-server-load-tracking", None, False, "vllm: /load counts"),
+    _Flag("--sse-keep-alive-interval", _amount, None, "seconds; 0: off (tgi 15, vllm 0)"),
+    _Flag("--keep-alive-s", _amount, None, "idle connections close after; 0: never (tgi 0, vllm 5)"),
+    _Flag("--ready-after", _amount, 0.0, "refuse connections for so many seconds first"),
+    _Flag(
+        "--shutdown-timeout --graceful-termination-timeout",
+        _amount,
+        None,
+        "seconds after SIGTERM for running requests (tgi 90, vllm 0: abort them)",
+    ),
+    _Flag("--engine-version", str, None, "version to report"),
+)
+
+
 def _parser() -> argparse.ArgumentParser:
-    lines = [
-        f"  {name + ('=' + kind.argument if kind.argument else ''):32} {kind.summary}"
-        for name, kind in FAULTS.items()
-    ]
+    table = []
+    for name, kind in FAULTS.items():
+        shown = f"{name}={kind.argument}" if kind.argument else name
+        table.append(f"  {shown:32} {kind.summary}")
     parser = _Parser(
         prog="python -m emulator",
         description="Speaks the wire protocol of TGI or vLLM without a model. The text is emulated.",
-        epilog="faults (--fault, POST /__faults):\n" + "\n".join(lines),
+        epilog="\n".join(["faults (--fault, POST /__faults):", *table]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--engine", choices=[kind.value for kind in Kind], required=True)
-    add("--port", type=_count, required=True, help="0: any free port, which is printed")
-    add("--host", default="127.0.0.1")
-    add("--model", "--model-id", default=None, help="model id")
-    add("--served-model-name", nargs="+", default=None, help="names in requests; default: the model id")
-    add("--ttft-ms", type=_amount, default=20.0, help="prefill time of any request (20)")
-    add(
-        "--tokens-per-s", type=_amount, default=200.0, help="per running sequence; 0: as fast as can be (200)"
-    )
-    add(
-        "--prefill-tokens-per-s",
-        type=_amount,
-        default=0.0,
-        help="cost of uncached prompt tokens; 0: none (0)",
-    )
-    add(
-        "--max-concurrent",
-        "--max-num-seqs",
-        "--max-concurrent-requests",
-        type=_positive,
-        default=None,
-        help="vllm: sequences that run at once (256); tgi: permits, queued and running, above them 429 (128)",
-    )
-    add(
-        "--max-batch-size", type=_positive, default=None, help="tgi: sequences that run at once (all permits)"
-    )
-    add(
-        "--max-total-tokens",
-        "--max-model-len",
-        type=_positive,
-        default=None,
-        help="context (tgi 1024, vllm 32768)",
-    )
-    add(
-        "--max-num-queued-reqs",
-        type=_count,
-        default=0,
-        help="vllm: waiting and running above which 503 (0: off)",
-    )
-    add(
-        "--kv-cache-tokens",
-        type=_positive,
-        default=131072,
-        help="size of the KV cache, for its gauge and prefixes",
-    )
-    add("--seed", type=_count, default=0)
-    add(
-        "--eos-after",
-        type=_count,
-        default=200,
-        help="mean tokens until the text ends by itself; 0: never (200)",
-    )
-    add("--api-key", nargs="+", default=[])
-    add("--chat-template", action="store_true", help="tgi: have one (vllm always has)")
-    add("--embedding", action="store_true", help="vllm: serve /v1/embeddings")
-    add("--enable-auto-tool-choice", action="store_true", help="vllm: allow tools")
-    add("--tool-call-parser", default=None, help="vllm: accepted, without effect")
-    add("--enable-request-id-headers", action="store_true", help="vllm: echo X-Request-Id")
-    add("--enable-force-include-usage", action="store_true", help="vllm: usage chunk on every stream")
-    add("--enable-server-load-tracking", action="store_true", help="vllm: /load counts")
-    add("--sse-keep-alive-interval", type=_amount, default=None, help="seconds; 0: off (tgi 15, vllm 0)")
-    add(
-        "--keep-alive-s",
-        type=_amount,
-        default=None,
-        help="idle connections close after; 0: never (tgi 0, vllm 5)",
-    )
-    add("--ready-after", type=_amount, default=0.0, help="refuse connections for so many seconds first")
-    add(
-        "--shutdown-timeout",
-        "--graceful-termination-timeout",
-        type=_amount,
-        default=None,
-        help="seconds after SIGTERM for running requests (tgi 90, vllm 0: abort them)",
-    )
-    add("--engine-version", default=None, help="version to report")
-    add(
-        "--fault",
-        type=_fault,
-        action="append",
-        default=[],
-        metavar="NAME[=ARG]",
-        help="a fault for ever; see below",
-    )
-    return parser  # fmt: skip
+    parser.add_argument("--engine", choices=[kind.value for kind in Kind], required=True)
+    parser.add_argument("--port", type=_count, required=True, help="0: any free port, which is printed")
+    for flag in _FLAGS:
+        names = flag.names.split()
+        if flag.read is None:
+            parser.add_argument(*names, action="store_true", help=flag.help)
+        else:
+            many = "+" if flag.many else None
+            parser.add_argument(*names, type=flag.read, default=flag.default, nargs=many, help=flag.help)
+    told = "a fault for ever; see below"
+    parser.add_argument("--fault", type=_fault, action="append", default=[], metavar="NAME[=ARG]", help=told)
+    return parser
 
 
 def read_flags(arguments: list[str]) -> Settings:

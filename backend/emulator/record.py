@@ -8,7 +8,7 @@ from emulator.message import Request
 from emulator.schedule import Aborted
 
 _LAST = 500  # requests and aborts kept
-_BODY = 1 << 18  # bytes of each body kept
+_BODY = 1 << 16  # bytes of each body kept
 
 
 class Record:
@@ -44,6 +44,7 @@ class Record:
                 "version": request.version,
                 "headers": [list(pair) for pair in request.headers],
                 "body": request.body[:_BODY].decode("utf-8", "replace"),
+                "body_bytes": len(request.body),
                 "connection": connection,
                 "reused": request.reused,
                 "at": time.time(),

@@ -5,8 +5,7 @@ running sequence, as a step of a real engine does.
 """
 
 import asyncio
-import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence as Row
 from dataclasses import dataclass
 from enum import Enum
@@ -14,8 +13,7 @@ from types import TracebackType
 
 from emulator.assembly import Assembly, Step, Wish
 from emulator.meters import Meters
-
-_BLOCK = 64  # bytes of prompt in one block of the prefix cache, about 16 tokens
+from emulator.prefixes import PrefixCache
 
 
 class Phase(Enum):
@@ -155,7 +153,7 @@ class Engine:
         self._decoding: dict[Seq, None] = {}
         self._tick: asyncio.Handle | None = None
         self._prefill_free_at = 0.0
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+        self._prefixes = PrefixCache(max(1, pace.kv_tokens // 16) if pace.prefix_cache else 0)
 
     def now(self) -> float:
         """Loop time in seconds."""
@@ -201,7 +199,7 @@ class Engine:
             seq = self.waiting.popleft()
             self.running.add(seq)
             seq.phase, seq.started_at = Phase.PREFILL, loop.time()
-            seq.cached_tokens = self._cached(seq.wish)
+            seq.cached_tokens = self._prefixes.use(seq.wish.prompt, seq.wish.salt, seq.wish.input_tokens)
             self.meters.prompt_tokens += seq.wish.input_tokens
             self.meters.cached_tokens += seq.cached_tokens
             self.meters.queue_s.observe(seq.started_at - seq.queued_at)
@@ -276,26 +274,3 @@ class Engine:
         if seq.timer is not None:
             seq.timer.cancel()
             seq.timer = None
-
-    def _cached(self, wish: Wish) -> int:
-        """Prompt tokens whose blocks are in the prefix cache; the prompt's own blocks enter it."""
-        if not self.pace.prefix_cache:
-            return 0
-        data, key, hits, missed = (
-            wish.prompt.encode("utf-8", "replace"),
-            zlib.crc32(wish.salt.encode()),
-            0,
-            False,
-        )
-        for place in range(0, len(data) - _BLOCK, _BLOCK):
-            key = zlib.crc32(data[place : place + _BLOCK], key) | place << 32
-            if key in self._blocks and not missed:
-                hits += 1
-                self._blocks.move_to_end(key)
-            else:
-                missed = True
-                self._blocks[key] = None
-            key &= 0xFFFFFFFF
-        while len(self._blocks) > max(1, self.pace.kv_tokens // 16):
-            self._blocks.popitem(last=False)
-        return wish.input_tokens * hits * _BLOCK // max(1, len(data))

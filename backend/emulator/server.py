@@ -8,7 +8,7 @@ from typing import Any
 
 from emulator.answer import Outlet, Severed
 from emulator.connection import Connection
-from emulator.dialect import Dialect, Exchange, Whole
+from emulator.dialect import Dialect, Exchange, Whole, as_json
 from emulator.faults import FAULTS, FaultBox, FaultError, Scope, parse_fault
 from emulator.message import Request
 from emulator.record import Record
@@ -103,23 +103,23 @@ class Server:
     async def _control(self, request: Request, connection: Connection) -> Whole:
         match request.method, request.path:
             case "GET", "/__stats":
-                return _json(self._stats())
+                return as_json(self._stats())
             case "POST", "/__reset":
                 self.record.reset()
                 self.box.struck.clear()
-                return _json({"reset": True})
+                return as_json({"reset": True})
             case "GET", "/__faults":
                 table = {
                     name: {"summary": kind.summary, "argument": kind.argument}
                     for name, kind in FAULTS.items()
                 }
-                return _json({"faults": table, "armed": self.box.armed(), "struck": self.box.struck})
+                return as_json({"faults": table, "armed": self.box.armed(), "struck": self.box.struck})
             case "DELETE", "/__faults":
                 self.box.clear()
-                return _json({"armed": self.box.armed()})
+                return as_json({"armed": self.box.armed()})
             case "POST", "/__faults":
                 return await self._arm(request.body, connection)
-        return _json({"detail": "There is no such control route."}, 404)
+        return as_json({"detail": "There is no such control route."}, 404)
 
     async def _arm(self, body: bytes, connection: Connection) -> Whole:
         try:
@@ -139,7 +139,7 @@ class Server:
             sentence = (
                 str(error) if isinstance(error, FaultError) else 'Send {"fault": NAME, "arg": …, "times": …}.'
             )
-            return _json({"detail": sentence}, 400)
+            return as_json({"detail": sentence}, 400)
         for fault in faults:
             if fault.name in ("refuse", "crash"):
                 if fault.name == "crash":
@@ -150,7 +150,7 @@ class Server:
                 self.keep_alive_s = float(fault.arg)
             else:
                 self.box.arm(fault)
-        return _json({"armed": self.box.armed()})
+        return as_json({"armed": self.box.armed()})
 
     def _stats(self) -> dict[str, Any]:
         engine, meters = self._engine, self._engine.meters
@@ -253,7 +253,3 @@ def _bound(host: str, port: int) -> socket.socket:
         raise
     sock.setblocking(False)
     return sock
-
-
-def _json(value: object, status: int = 200) -> Whole:
-    return Whole(status, json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"), "application/json")

@@ -5,18 +5,14 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from emulator.dialect import Dialect, Exchange
+from emulator.dialect import Dialect, Exchange, compact
 
 DONE = b"data: [DONE]\n\n"
 
 
 def frame(value: object) -> bytes:
     """A value as one `data:` event, as both engines write it."""
-    return (
-        b"data: "
-        + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        + b"\n\n"
-    )
+    return b"data: %b\n\n" % compact(value)
 
 
 async def relay(frames: AsyncGenerator[bytes, None], exchange: Exchange, dialect: Dialect) -> None:

@@ -1,12 +1,11 @@
 """TGI 3.3.7: routes, headers, error bodies, native generation. The OpenAI routes are in `tgi_openai`."""
 
-import json
 from collections.abc import AsyncGenerator
 from typing import Any, ClassVar
 
 from emulator import tgi_openai
 from emulator.answer import Headers
-from emulator.dialect import Exchange, Whole
+from emulator.dialect import Exchange, Whole, as_json
 from emulator.faults import Plan, Scope
 from emulator.message import Request
 from emulator.schedule import Engine
@@ -126,11 +125,11 @@ class Tgi:
     def _get(self, exchange: Exchange) -> Whole:
         match exchange.request.path:
             case "/info":
-                return _json(self._info())
+                return as_json(self._info())
             case "/v1/models":
                 model = self._settings.model
                 entry = {"id": model, "object": "model", "created": 0, "owned_by": model}
-                return _json({"object": "list", "data": [entry]})
+                return as_json({"object": "list", "data": [entry]})
             case "/metrics":
                 text = render(self._engine, hidden="metrics_missing" in exchange.plan).encode()
                 self._frozen = (self._frozen or text) if "metrics_stale" in exchange.plan else None
@@ -176,10 +175,10 @@ class Tgi:
             case "/v1/completions":
                 await tgi_openai.completions(exchange, value, self._jobs, self)
             case "/tokenize":
-                await exchange.reply(_json(_tokens(job_of(value, request.body).inputs)))
+                await exchange.reply(as_json(_tokens(job_of(value, request.body).inputs)))
             case _:
                 text = tgi_openai.templated(value, self._settings, request.body)
-                await exchange.reply(_json({"tokenize_response": _tokens(text), "templated_text": text}))
+                await exchange.reply(as_json({"tokenize_response": _tokens(text), "templated_text": text}))
 
     async def _whole(self, exchange: Exchange, value: dict[str, Any], full_text: bool | None) -> None:
         job = job_of(value, exchange.request.body)
@@ -195,7 +194,7 @@ class Tgi:
                 answer["details"] = end.details(job)
             body = [answer] if exchange.request.path == "/" else answer
             headers = reply_headers(run, characters=len(job.inputs))
-            await exchange.reply(_json(body, headers))
+            await exchange.reply(as_json(body, headers=headers))
 
     async def _stream(self, exchange: Exchange, value: dict[str, Any], full_text: bool | None) -> None:
         job = job_of(value, exchange.request.body)
@@ -249,11 +248,5 @@ def _tokens(text: str) -> list[dict[str, Any]]:
     return shown
 
 
-def _json(value: object, headers: tuple[tuple[str, str], ...] = ()) -> Whole:
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Whole(200, body, "application/json", headers)
-
-
 def _error(status: int, kind: str, message: str) -> Whole:
-    body = json.dumps({"error": message, "error_type": kind}, ensure_ascii=False, separators=(",", ":"))
-    return Whole(status, body.encode("utf-8", "replace"), "application/json")
+    return as_json({"error": message, "error_type": kind}, status)

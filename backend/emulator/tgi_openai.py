@@ -1,12 +1,11 @@
 """TGI's chat and completion routes. Source: router/src/chat.rs, server.rs, lib.rs of 3.3.7."""
 
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from emulator.assembly import Step
-from emulator.dialect import Dialect, Exchange, Whole
+from emulator.dialect import Dialect, Exchange, as_json
 from emulator.settings import Settings
 from emulator.stream import DONE, frame, relay
 from emulator.structure import minimal_json
@@ -166,8 +165,7 @@ async def _answer(
         answer = {"object": "chat.completion" if native else "text_completion"}
         answer |= _shared(value, jobs.settings) | {"choices": choices, "usage": _usage(run.ends)}
         headers = reply_headers(run, sum(len(job.inputs) for job in batch), compute_time=native)
-        text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-        await exchange.reply(Whole(200, text.encode("utf-8", "replace"), "application/json", headers))
+        await exchange.reply(as_json(answer, headers=headers))
 
 
 def _choice(

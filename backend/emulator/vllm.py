@@ -1,11 +1,10 @@
 """vLLM 0.33: routes, headers, error bodies. Chat and completions are in `vllm_generate`."""
 
 import hashlib
-import json
 from typing import Any, ClassVar
 
 from emulator.answer import Headers
-from emulator.dialect import Exchange, Whole
+from emulator.dialect import Exchange, Whole, as_json
 from emulator.faults import Plan, Scope
 from emulator.message import Request
 from emulator.schedule import Engine
@@ -76,11 +75,11 @@ class Vllm:
         request = exchange.request
         methods = self.routes.get(request.path)
         if request.path.startswith(_GUARDED) and not self._allowed(request):
-            await exchange.reply(_json({"error": "Unauthorized"}, 401))
+            await exchange.reply(as_json({"error": "Unauthorized"}, 401))
         elif methods is None or (request.path == "/v1/embeddings" and not self._settings.embedding):
-            await exchange.reply(_json({"detail": "Not Found"}, 404))
+            await exchange.reply(as_json({"detail": "Not Found"}, 404))
         elif request.method not in methods:
-            whole = _json({"detail": "Method Not Allowed"}, 405)
+            whole = as_json({"detail": "Method Not Allowed"}, 405)
             await exchange.reply(
                 Whole(405, whole.body, whole.media, (("allow", ", ".join(sorted(methods))),))
             )
@@ -95,14 +94,14 @@ class Vllm:
     def refusal(self, status: int, plan: Plan) -> Whole:
         """vLLM's body for a status; of those it never sends, what a proxy before it says."""
         if status == 401:
-            return _json({"error": "Unauthorized"}, 401)
+            return as_json({"error": "Unauthorized"}, 401)
         if status == 503 and "health_status" in plan:
             return Whole(503)
         if status in _BY_STATUS:
             return self.refused(Refused(*_BY_STATUS[status]), plan)
         if status in (502, 504):
             return Whole(status, b"<html><h1>Bad Gateway</h1></html>", "text/html")
-        return _json({"detail": f"Emulated status {status}"}, status)
+        return as_json({"detail": f"Emulated status {status}"}, status)
 
     def error_frames(self, path: str, kind: str) -> list[bytes]:
         """One frame and `[DONE]`."""
@@ -115,7 +114,7 @@ class Vllm:
     def refused(self, refused: Refused, plan: Plan) -> Whole:
         """A refusal as an answer, nested, or flat as up to 0.10.0."""
         body = _error_of(refused)
-        return _json({"object": "error"} | body["error"] if "flat_errors" in plan else body, refused.status)
+        return as_json({"object": "error"} | body["error"] if "flat_errors" in plan else body, refused.status)
 
     def _allowed(self, request: Request) -> bool:
         keys = self._settings.api_keys
@@ -126,11 +125,11 @@ class Vllm:
         settings = self._settings
         match exchange.request.path:
             case "/version":
-                return _json({"version": settings.version})
+                return as_json({"version": settings.version})
             case "/load":
-                return _json({"server_load": self._load if settings.load_tracking else 0})
+                return as_json({"server_load": self._load if settings.load_tracking else 0})
             case "/v1/models":
-                return _json(
+                return as_json(
                     {"object": "list", "data": [_model(name, settings) for name in settings.served_names]}
                 )
             case "/metrics":
@@ -154,11 +153,11 @@ class Vllm:
         self.check_model(value)
         match request.path:
             case "/tokenize":
-                await exchange.reply(_json(_tokenized(value, self._settings.max_total_tokens)))
+                await exchange.reply(as_json(_tokenized(value, self._settings.max_total_tokens)))
             case "/detokenize":
-                await exchange.reply(_json({"prompt": GEMMA.decode(list(value.get("tokens") or []))}))
+                await exchange.reply(as_json({"prompt": GEMMA.decode(list(value.get("tokens") or []))}))
             case "/v1/embeddings":
-                await exchange.reply(_json(_embeddings(value, self._settings.name)))
+                await exchange.reply(as_json(_embeddings(value, self._settings.name)))
             case path:
                 self._load += 1
                 try:
@@ -243,8 +242,3 @@ def _error_of(refused: Refused) -> dict[str, Any]:
             "code": refused.status,
         }
     }
-
-
-def _json(value: object, status: int = 200) -> Whole:
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Whole(status, body, "application/json")

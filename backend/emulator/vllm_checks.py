@@ -149,6 +149,8 @@ def _prompts(value: dict[str, Any]) -> None:
         )
     if not isinstance(prompt, (str, list)):
         raise _invalid(("prompt",), "string_type", "Input should be a valid string", prompt)
+    if value.get("suffix"):
+        raise bad("suffix is not currently supported", "suffix")
     if prompt in ("", []):
         raise bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, list) and len(prompt) > _MAX_PROMPTS and not isinstance(prompt[0], int):

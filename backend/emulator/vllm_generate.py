@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from emulator.assembly import Wish
-from emulator.dialect import Dialect, Exchange, Whole
+from emulator.dialect import Dialect, Exchange, as_json
 from emulator.schedule import Batch, Engine
 from emulator.settings import Settings
 from emulator.stream import DONE, frame, relay
@@ -160,11 +160,8 @@ class Generation:
             got = await batch.next()
             if got is not None:
                 spoken[got[0]].take(got[1])
-        text = json.dumps(shapes.whole(spoken, prompts), ensure_ascii=False, separators=(",", ":"))
         load = _load_header(exchange, self._engine)
-        await exchange.reply(
-            Whole(200, text.encode("utf-8", "replace"), "application/json", (*headers, *load))
-        )
+        await exchange.reply(as_json(shapes.whole(spoken, prompts), headers=(*headers, *load)))
 
 
 def _load_header(exchange: Exchange, engine: Engine) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,8 @@
 """`/metrics` of vLLM: names and labels of 0.33, or those of 0.8."""
 
-from emulator.meters import sample
+from collections.abc import Iterable
+
+from emulator.meters import Meters, sample
 from emulator.schedule import Engine
 
 _FINISHED = {"eos": "stop", "stop": "stop", "length": "length", "abort": "abort"}
@@ -46,6 +48,10 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
             float(meters.rejected),
             f'{labels},reason="max_num_queued_reqs"',
         )
+    return "\n".join([*lines, *_histograms(meters, f"{labels},", old_names)]) + "\n"
+
+
+def _histograms(meters: Meters, labels: str, old_names: bool) -> Iterable[str]:
     itl = "vllm:time_per_output_token_seconds" if old_names else "vllm:inter_token_latency_seconds"
     for name, histogram in (
         ("vllm:time_to_first_token_seconds", meters.ttft_s),
@@ -56,5 +62,4 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
         ("vllm:request_prompt_tokens", meters.input_tokens),
         ("vllm:request_generation_tokens", meters.output_tokens),
     ):
-        lines += histogram.lines(name, f"{labels},")
-    return "\n".join(lines) + "\n"
+        yield from histogram.lines(name, labels)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 _HI = {"inputs": "Hello", "parameters": {"max_new_tokens": 12, "details": True}}
-_CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "model": "tgi"}
+_CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "model": "tgi"}
 
 
 def _post(base: str, path: str, body: object) -> httpx.Response:
@@ -134,8 +134,10 @@ def test_open_routes(tgi: str) -> None:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 1023. Given: 0"),
         (
             {"max_new_tokens": 1024},
-            "`inputs` tokens + `max_new_tokens` must be <= 1024. "
-            "Given: 3 `inputs` tokens and 1024 `max_new_tokens`",
+            (
+                "`inputs` tokens + `max_new_tokens` must be <= 1024. "
+                "Given: 3 `inputs` tokens and 1024 `max_new_tokens`"
+            ),
         ),
     ],
 )

@@ -6,7 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
-_CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 12, "model": "gemma"}
+_CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 12,
+    "model": "gemma",
+}
 
 
 def _post(base: str, path: str, body: object, **headers: str) -> httpx.Response:

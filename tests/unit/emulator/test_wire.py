@@ -14,7 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-_CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 400, "ignore_eos": True}
+_CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "max_tokens": 400,
+    "ignore_eos": True,
+}
 _SHORT = _CHAT | {"max_tokens": 5}
 _PATH = "/v1/chat/completions"
 
@@ -245,6 +249,31 @@ def test_refuse_then_listen(start: Any) -> None:
     _arm(base, "refuse=0.3")
     assert not healthy()
     _until(healthy)
+
+
+def test_a_crash_resets_what_runs_and_refuses_for_a_while(start: Any) -> None:
+    """All streams break at once, then connections are refused, then it is back."""
+    base = start("vllm", "--tokens-per-s", "20")
+    connection = _send(base, _CHAT | {"stream": True})
+    assert connection.recv(100)
+    _arm(base, "crash=0.2")
+    with pytest.raises(ConnectionResetError):
+        while connection.recv(65536):
+            pass
+    connection.close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(base + "/health")
+    time.sleep(0.3)
+    _until(lambda: _stats(base)["running"] == 0)
+
+
+def test_an_upgrade_header_is_ignored(start: Any) -> None:
+    """As both engines do: the request is answered over HTTP/1.1."""
+    headers = {"connection": "Upgrade", "upgrade": "h2c"}
+    base = start("vllm")
+    with httpx.Client(base_url=base, headers=headers) as client:
+        assert client.post(_PATH, json=_SHORT).status_code == 200
+        assert client.post(_PATH, json=_SHORT).status_code == 200
 
 
 def test_several_requests_in_one_segment_are_answered_in_order(start: Any) -> None:
