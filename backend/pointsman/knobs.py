@@ -87,10 +87,10 @@ _FRONT = (
     Knob("HOST", HOST, "0.0.0.0", "Address to listen on."),
     Knob("PORT", whole(0, 65535), 8000, "Port to listen on; 0 takes any free one."),
     Knob("LISTEN", LISTEN, (), "Addresses to listen on, instead of HOST and PORT."),
-    Knob("ROOT_PATH", PATH_PREFIX, "", "Path under which a proxy serves us, if it strips it."),
+    Knob("ROOT_PATH", PATH_PREFIX, "", "Path under which a proxy serves us."),
     Knob("PUBLIC_URL", URL, None, "Our URL as clients see it; unset: as the request tells."),
     Knob("DOCS", switch("on", "off"), True, "Whether /docs and /openapi.json are served."),
-    Knob("MAX_BODY_BYTES", whole(1024, 1 << 30), 8 << 20, "Largest request body taken."),
+    Knob("MAX_BODY_BYTES", whole(1024, 1 << 30, "bytes"), 8 << 20, "Largest request body taken."),
     Knob(
         "KEEP_ALIVE_S", number(0.1, 3600), _front.keep_alive_s, "How long an idle client connection is kept."
     ),
@@ -167,6 +167,7 @@ _HEALTH = _section(
         "fall": (whole(1, 100, "probes"), "Failures in a row that take a replica out."),
         "rise": (whole(1, 100, "probes"), "Successes in a row that bring it back."),
         "eager_s": (number(0, 86400), "After going down: time of probing at the shorter interval."),
+        "stall_s": (_wait, "A probe during which the router itself stood still for longer does not count."),
         "jitter": (number(0, 0.5, "share"), "By how much intervals vary either way."),
     },
 )

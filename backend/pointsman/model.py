@@ -32,3 +32,4 @@ class ModelConfig:
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
     max_new_tokens: int | None = None  # most a request may ask for; None: the engine decides
+    origin: str = ""  # where it is configured, for people

@@ -53,7 +53,8 @@ def read_models(
         if pool is not None:
             if model.replicas:
                 notices.append(f"{pool.called} replaces the replicas of model {model.id!r} in {file.file}")
-            model = replace(model, replicas=pool.replicas)
+            origin = f"{model.origin}, replicas from {pool.called}"
+            model = replace(model, replicas=pool.replicas, origin=origin)
         if not model.replicas:
             raise SettingsError(
                 f"model {model.id!r} in {file.file} has no replicas; list at least one `- url: …`"
@@ -62,7 +63,12 @@ def read_models(
     for pool in pools.values():
         if pool.id not in models:
             models[pool.id] = ModelConfig(
-                id=pool.id, replicas=pool.replicas, name=pool.name, hf_name=pool.hf_name, timeouts=timeouts
+                id=pool.id,
+                replicas=pool.replicas,
+                name=pool.name,
+                hf_name=pool.hf_name,
+                timeouts=timeouts,
+                origin=pool.called,
             )
     found = tuple(models.values())
     _refuse_clashes(found)
@@ -124,6 +130,7 @@ def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> Mode
         timeouts=replace(timeouts, **{key: value for key, value in own_times.items() if value is not None}),
         max_body_bytes=limits.value("max_body_bytes", KNOBS["MAX_BODY_BYTES"].kind),
         max_new_tokens=limits.value("max_new_tokens", _COUNT),
+        origin=entry.file,
     )
 
 

@@ -1,7 +1,7 @@
 """The settings, assembled once at the start; nobody else reads the environment."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,9 +10,9 @@ from pointsman import sources
 from pointsman.access import AccessConfig
 from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
-from pointsman.front import FrontConfig, TcpAddress
+from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
 from pointsman.health import HealthConfig
-from pointsman.knobs import KNOBS, SECTIONS, LogFormat, section_knobs
+from pointsman.knobs import KNOBS, SECTIONS, Knob, LogFormat, section_knobs
 from pointsman.model import ModelConfig
 from pointsman.model_list import mark_default, read_models
 from pointsman.naming import named_pools, unread_urls
@@ -22,7 +22,7 @@ from pointsman.sources import Environment, Given
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import SettingsError
 
-__all__ = ["LogFormat", "Settings", "SettingsError", "discover", "load"]
+__all__ = ["LogFormat", "Origin", "Settings", "SettingsError", "discover", "load"]
 
 # Sections that configurations of earlier services have, and that we do not read.
 _FOREIGN_SECTIONS = (
@@ -31,8 +31,17 @@ _FOREIGN_SECTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a knob's value comes from, for people."""
+
+    name: str
+    text: str  # empty: not set
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """All the app needs to know. `origins` tells of each knob that is not at its default where it was set."""
+    """All the app needs to know."""
 
     log_level: str  # DEBUG, INFO, WARNING, ERROR or CRITICAL
     log_format: LogFormat
@@ -51,7 +60,12 @@ class Settings:
     default_model: str | None  # as the user wrote it
     models: tuple[ModelConfig, ...]
     notices: tuple[str, ...] = ()  # for the log: what was ignored, and why
-    origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    origins: tuple[Origin, ...] = ()  # of all knobs
+
+    @property
+    def abort_streams(self) -> bool:
+        """Whether a stream that failed ends without its final chunk."""
+        return self.front.stream_error_termination is StreamErrorTermination.ABORT
 
 
 def discover(name: str, *folders: Path) -> Path | None:
@@ -84,12 +98,14 @@ def load(
     file = Section({}, "config.yml")
     if config_file is not None and config_file.is_file():
         file = Section(read_config_file(config_file), config_file.name)
+        named = named or Given(str(config_file), "", "found")
     notices = [*_check_keys(file), *sources.lookalikes(environment), *unread_urls(environment)]
 
     values: dict[str, Any] = {}
     given: dict[str, Given] = {}
     for knob in KNOBS.values():
         found, lost = sources.find(knob, flags, environment, file)
+        found = named if knob.name == "CONFIG_FILE" else found
         notices += lost
         values[knob.name] = knob.default if found is None else knob.kind.read(found.text, found.called)
         if found is not None:
@@ -146,8 +162,13 @@ def _assemble(
         default_model=wanted,
         models=mark_default(models, wanted, _called("DEFAULT_MODEL", given)),
         notices=(*notices, *more),
-        origins=MappingProxyType({name: one.origin for name, one in given.items()}),
+        origins=tuple(_origin(knob, values[name], given.get(name)) for name, knob in KNOBS.items()),
     )
+
+
+def _origin(knob: Knob, value: Any, found: Given | None) -> Origin:
+    text = "" if value is None else knob.kind.show(value)
+    return Origin(knob.name, text, "default" if found is None else found.where)
 
 
 def _called(name: str, given: Mapping[str, Given]) -> str:

@@ -22,11 +22,11 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A setting as the user gave it: its text, what messages call it, and where it stands."""
+    """A setting as the user gave it: its text, what messages call it, and where it stands, for people."""
 
     text: str = field(repr=False)  # may be a key
     called: str
-    origin: str
+    where: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,14 @@ class Environment:
 
     def get(self, name: str, empty: bool = False) -> Given | None:
         """What is set under a name; an empty text counts only if `empty`."""
-        for texts, called, origin in (
-            (self.process, name, "environment"),
-            (self.dotenv, f"{name} in .env", ".env"),
+        in_dotenv = f"{name} in .env"
+        for texts, called, where in (
+            (self.process, name, f"{name} in the environment"),
+            (self.dotenv, in_dotenv, in_dotenv),
         ):
             text = texts.get(name)
             if text is not None and (empty or text.strip()) and not _is_service_link(name, text):
-                return Given(text.strip(), called, origin)
+                return Given(text.strip(), called, where)
         return None
 
 
@@ -94,8 +95,8 @@ def find(
 ) -> tuple[Given | None, list[str]]:
     """Find what is given for a knob, and a notice for each name that loses against another one."""
     if knob.name in flags:
-        flag = "--" + knob.name.lower().replace("_", "-")
-        return Given(flags[knob.name], flag, "command line"), []
+        flag = "--" + knob.name.removesuffix("_FILE").lower()  # --config gives CONFIG_FILE
+        return Given(flags[knob.name], flag, f"{flag} on the command line"), []
     names = (knob.name, *knob.also)
     asked = [environment.get(name, knob.kind.many) for name in (*(PREFIX + name for name in names), *names)]
     found = [given for given in asked if given is not None]
@@ -109,4 +110,5 @@ def find(
         return None, []
     section = file.section(knob.section.lower(), knob.section.lower()) if knob.section else file
     text = section.text(knob.key, knob.kind.many)
-    return (None if text is None else Given(text, section.called(knob.key), file.file)), []
+    called = section.called(knob.key)
+    return (None if text is None else Given(text, called, called)), []

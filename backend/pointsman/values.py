@@ -80,9 +80,9 @@ def whole(low: int, high: int, unit: str = "number") -> Kind:
 def number(low: float, high: float, unit: str = "seconds") -> Kind:
     """Decimal numbers from `low` to `high`."""
     return Kind(
-        f"{unit}, {low:g} to {high:g}",
+        f"{unit}, {low:g} to {high:.10g}",
         lambda text, name: _number(text, name, low, high, whole=False),
-        lambda value: f"{value:g}",
+        lambda value: f"{value:.10g}",
     )
 
 

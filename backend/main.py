@@ -1,0 +1,24 @@
+"""The app for servers that are given a name to import: `cd backend && uvicorn main:app`.
+
+Reads `.env` and `config.yml` from the working directory, else from the project's root. Where to listen is
+the server's own business here, so HOST, PORT and LISTEN have no effect; `pointsman serve` heeds them.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from pointsman.app import Router, build
+from pointsman.settings import SettingsError, discover, load
+
+
+def _app() -> Router:
+    folders = (Path(), Path(__file__).resolve().parent.parent)
+    try:
+        return build(load(os.environ, discover(".env", *folders), discover("config.yml", *folders)))
+    except SettingsError as error:
+        sys.stderr.write(f"pointsman: {error}\n")
+        raise SystemExit(2) from None
+
+
+app = _app()

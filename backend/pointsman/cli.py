@@ -1,0 +1,101 @@
+"""The `pointsman` command: serve, check the settings, tell the version."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsman import __version__
+from pointsman.model import ModelConfig
+from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.values import FILE
+
+_BAD_SETTINGS = 2
+_CHECK_FAILED = 1
+_CANNOT_LISTEN = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; argparse itself exits with 2 on bad usage."""
+    asked = _parser().parse_args(argv)
+    if asked.command == "version":
+        sys.stdout.write(f"pointsman {__version__}\n")
+        return 0
+    try:
+        settings = _settings(asked)
+    except SettingsError as error:
+        sys.stderr.write(f"pointsman: {error}\n")
+        return _CHECK_FAILED if asked.command == "check" else _BAD_SETTINGS
+    if asked.command == "check":
+        sys.stdout.write("\n".join(report(settings)) + "\n")
+        return 0
+    return _serve(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pointsman", description="A router in front of TGI and vLLM engines."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="run the router")
+    check = commands.add_parser("check", help="check the settings and tell where each comes from")
+    commands.add_parser("version", help="tell the version")
+    for command in (serve, check):
+        command.add_argument(
+            "--config", metavar="FILE", help="config file; default: config.yml, where it exists"
+        )
+        command.add_argument("--env-file", metavar="FILE", help="default: .env, where it exists")
+        command.add_argument("--host", help="address to listen on, instead of HOST and LISTEN")
+        command.add_argument("--port", help="port to listen on, instead of PORT and LISTEN")
+    return parser
+
+
+def _settings(asked: argparse.Namespace) -> Settings:
+    given = {"CONFIG_FILE": asked.config, "HOST": asked.host, "PORT": asked.port}
+    flags = {name: text for name, text in given.items() if text is not None}
+    if "HOST" in flags or "PORT" in flags:
+        flags["LISTEN"] = ""
+    here = Path()
+    env_file = discover(".env", here) if asked.env_file is None else FILE.read(asked.env_file, "--env-file")
+    return load(os.environ, env_file, discover("config.yml", here), flags)
+
+
+def _serve(settings: Settings) -> int:
+    # Imported here so that `check` and `version` load neither FastAPI nor the server.
+    from pointsman.app import build
+    from pointsman.server import serve
+
+    try:
+        serve(build(settings), settings.front)
+    except OSError as error:
+        addresses = ", ".join(str(address) for address in settings.front.listen)
+        sys.stderr.write(f"pointsman: cannot listen on {addresses}: {error.strerror or error}\n")
+        return _CANNOT_LISTEN
+    return 0
+
+
+def report(settings: Settings) -> list[str]:
+    """What `check` prints: models with their replicas, then all knobs. It never holds a key."""
+    lines = [
+        "Models:" if settings.models else "Models: none; set TGI_<NAME>_ENDPOINT or VLLM_<NAME>_ENDPOINT"
+    ]
+    for model in settings.models:
+        lines += _model_lines(model)
+    lines.append("Settings:")
+    lines += [f"  {origin.name}={origin.text}  ({origin.where})" for origin in settings.origins]
+    return lines + [f"Note: {notice}" for notice in settings.notices]
+
+
+def _model_lines(model: ModelConfig) -> list[str]:
+    facts = [
+        model.policy,
+        *(["default"] if model.default else []),
+        *([model.hf_name] if model.hf_name else []),
+    ]
+    facts += [f"also {', '.join(model.aliases)}"] if model.aliases else []
+    lines = [f"  {model.id}: {'; '.join(facts)}  ({model.origin})"]
+    for number, replica in enumerate(model.replicas):
+        key = ", with a key" if replica.key else ""
+        lines.append(f"    {model.id}-{number}: {replica.engine} at {replica.endpoint.url}{key}")
+    return lines
