@@ -18,6 +18,7 @@ from typing import Self
 
 import httpx
 
+from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
 from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
 from pointsman.replica import Engine, Facts, Health, Replica, State
@@ -45,9 +46,9 @@ class Prober:
     def __init__(
         self,
         replicas: Iterable[Replica],
-        dialects: Mapping[Engine, Dialect],
         config: HealthConfig,
         *,
+        dialects: Mapping[Engine, Dialect] = DIALECTS,
         tls: ssl.SSLContext | None = None,
         rng: Random | None = None,
         on_change: OnChange | None = None,

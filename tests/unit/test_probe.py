@@ -15,7 +15,6 @@ from socket import gaierror
 import httpx
 import pytest
 
-from pointsman.engines import DIALECTS
 from pointsman.health import HealthConfig, Outcome
 from pointsman.probe import Prober, _unanswered
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
@@ -113,7 +112,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def check(handler: Handler, engine: Engine = Engine.VLLM, key: str | None = None) -> Replica:
     """A replica after its first check."""
     async with served(handler) as port:
-        prober = Prober([], DIALECTS, QUICK)
+        prober = Prober([], QUICK)
         replica = replica_at(port, engine, key=key)
         await prober.probe_once(replica)
         await prober.stop()
@@ -155,7 +154,7 @@ async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytes
 async def test_a_base_path_is_kept() -> None:
     """Behind an ingress both routes are asked below the base path."""
     engine = SmallEngine({f"/team{path}": answer for path, answer in VLLM_ROUTES.items()})
-    async with served(engine) as port, Prober([], DIALECTS, QUICK) as prober:
+    async with served(engine) as port, Prober([], QUICK) as prober:
         replica = replica_at(port)
         replica.endpoint = replace(replica.endpoint, base_path="/team")
         await prober.probe_once(replica)
@@ -254,7 +253,7 @@ async def test_refused_is_down_at_once_and_silence_is_not() -> None:
             await asyncio.sleep(60)
         await engine(reader, writer)
 
-    async with Prober([], DIALECTS, replace(QUICK, timeout_s=0.1)) as prober:
+    async with Prober([], replace(QUICK, timeout_s=0.1)) as prober:
         async with served(may_hang) as port:
             refused, silent = replica_at(port, name="refused"), replica_at(port, name="silent")
             await prober.probe_once(refused)
@@ -283,7 +282,7 @@ async def test_an_answer_that_drips_is_cut_off() -> None:
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    async with served(drip) as port, Prober([], DIALECTS, replace(QUICK, timeout_s=0.1)) as prober:
+    async with served(drip) as port, Prober([], replace(QUICK, timeout_s=0.1)) as prober:
         replica = replica_at(port)
         began = time.monotonic()
         await prober.probe_once(replica)
@@ -308,7 +307,7 @@ async def test_a_replica_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -
 
     port = closed_port()
     replica = replica_at(port)
-    async with Prober([replica], DIALECTS, QUICK, on_change=note):
+    async with Prober([replica], QUICK, on_change=note):
         await until(lambda: replica.health.state is State.DOWN)
         async with served(SmallEngine(VLLM_ROUTES), port):
             await until(lambda: replica.health.rises > 5)
@@ -338,7 +337,7 @@ async def test_a_hanging_replica_holds_up_nobody() -> None:
     engine = SmallEngine(VLLM_ROUTES)
     async with served(hang) as dead, served(engine) as alive:
         hanging, well = replica_at(dead, name="hanging"), replica_at(alive, name="well")
-        prober = Prober([hanging, well], DIALECTS, replace(QUICK, timeout_s=30.0))
+        prober = Prober([hanging, well], replace(QUICK, timeout_s=30.0))
         prober.start()
         await asyncio.wait_for(gate.wait(), 5)
         await until(lambda: well.health.rises >= 5)
@@ -354,7 +353,7 @@ async def test_a_hanging_replica_holds_up_nobody() -> None:
 async def test_replicas_come_and_go_while_it_runs() -> None:
     """A replica can be added and forgotten at run time; a forgotten one is asked no more."""
     engine = SmallEngine(VLLM_ROUTES)
-    async with served(engine) as port, Prober([], DIALECTS, QUICK) as prober:
+    async with served(engine) as port, Prober([], QUICK) as prober:
         replica = replica_at(port)
         prober.watch(replica)
         await until(lambda: replica.health.rises >= 2)
@@ -376,7 +375,7 @@ async def test_a_check_during_a_standstill_is_discarded() -> None:
         await engine(reader, writer)
 
     for handler, outcome in ((stall, None), (engine, Outcome.OK)):
-        async with served(handler) as port, Prober([], DIALECTS, replace(QUICK, stall_s=0.1)) as prober:
+        async with served(handler) as port, Prober([], replace(QUICK, stall_s=0.1)) as prober:
             replica = replica_at(port)
             result = await prober.probe_once(replica)
         assert (result and result.outcome) == outcome
@@ -394,7 +393,7 @@ async def test_a_check_during_a_standstill_is_discarded() -> None:
 )
 async def test_addresses_and_keys_that_cannot_work(host: str, key: str | None, reason: str) -> None:
     """An address or key that HTTP cannot carry gives a reason and not an exception."""
-    async with served(SmallEngine(VLLM_ROUTES)) as port, Prober([], DIALECTS, QUICK) as prober:
+    async with served(SmallEngine(VLLM_ROUTES)) as port, Prober([], QUICK) as prober:
         replica = replica_at(port, key=key)
         replica.endpoint = replace(replica.endpoint, host=host)
         await prober.probe_once(replica)
@@ -408,7 +407,7 @@ async def test_tls_to_a_plain_port() -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    async with served(plain) as port, Prober([], DIALECTS, QUICK) as prober:
+    async with served(plain) as port, Prober([], QUICK) as prober:
         replica = replica_at(port)
         replica.endpoint = replace(replica.endpoint, scheme="https")
         await prober.probe_once(replica)
@@ -425,7 +424,7 @@ async def test_first_checks_are_spread() -> None:
             return phases[-1]
 
     replicas = [replica_at(closed_port(), name=f"r{number}") for number in range(20)]
-    async with Prober(replicas, DIALECTS, replace(QUICK, interval_changing_s=30.0), rng=Dice(1)):
+    async with Prober(replicas, replace(QUICK, interval_changing_s=30.0), rng=Dice(1)):
         await asyncio.sleep(0.02)
     assert len(phases) == len(set(phases)) == 20
     assert all(replica.health == Health() for replica in replicas)
