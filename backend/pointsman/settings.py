@@ -90,7 +90,9 @@ def load(
     Raises:
         SettingsError: one sentence that says which setting is wrong and what to do.
     """
-    environment = Environment(environ, read_env_file(env_file) if env_file and env_file.is_file() else {})
+    environment = Environment(environ, {})
+    if env_file is not None and env_file.is_file():
+        environment = Environment(environ, read_env_file(env_file), env_file.name)
     sources.refuse_unknown(environment)
     named, _ = sources.find(KNOBS["CONFIG_FILE"], flags, environment, Section({}, ""))
     if named is not None:

@@ -31,10 +31,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The environment on top of `.env`, by name."""
+    """The environment on top of the file `.env`, by name. `file` is what that file is called."""
 
-    process: Mapping[str, str]
-    dotenv: Mapping[str, str]
+    process: Mapping[str, str] = field(repr=False)
+    dotenv: Mapping[str, str] = field(repr=False)
+    file: str = ".env"
 
     def names(self) -> Iterator[str]:
         """All names: first those of `.env` in its order, then the others by name.
@@ -46,7 +47,7 @@ class Environment:
 
     def get(self, name: str, empty: bool = False) -> Given | None:
         """What is set under a name; an empty text counts only if `empty`."""
-        in_dotenv = f"{name} in .env"
+        in_dotenv = f"{name} in {self.file}"
         for texts, called, where in (
             (self.process, name, f"{name} in the environment"),
             (self.dotenv, in_dotenv, in_dotenv),
@@ -87,7 +88,7 @@ def lookalikes(environment: Environment) -> list[str]:
 
 
 def _called(environment: Environment, name: str) -> str:
-    return name if name in environment.process else f"{name} in .env"
+    return name if name in environment.process else f"{name} in {environment.file}"
 
 
 def find(

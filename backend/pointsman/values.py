@@ -156,7 +156,7 @@ def _read_path_prefix(text: str, name: str) -> str:
 
 
 def _read_file(text: str, name: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(text)
     if not path.is_file():
         raise SettingsError(f"{name}: there is no file {shown(text)}; write the path of a file that exists")
     return path

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, example
+from hypothesis import given as for_all
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from pointsman.call import Timeouts
 from pointsman.front import TcpAddress, UnixAddress
@@ -323,3 +328,40 @@ def test_discover_takes_the_first_folder_that_has_it(tmp_path: Path) -> None:
     first = write(tmp_path / "a" / "config.yml", "")
     assert discover("config.yml", tmp_path / "a", tmp_path) == first
     assert discover(".env", tmp_path) is None
+
+
+def objection(environ: Mapping[str, str], config_file: Path | None) -> str:
+    """What the loader says against a configuration; empty where it loads."""
+    try:
+        load(environ, None, config_file)
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+_words = st.sampled_from(
+    ["a", "id", "url", "engine", "tgi", "replicas", "models", "retry", "http://h", "1", "[", "=", "\n"]
+)
+_trees = st.recursive(
+    st.one_of(_words, st.text(max_size=8), st.integers(), st.none(), st.booleans()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_words, inner, max_size=3)),
+    max_leaves=12,
+)
+_keys = st.sampled_from([*(knob.key for knob in KNOBS.values()), "models", "retry", "upstream", "cache"])
+_names = st.sampled_from([*KNOBS, "TGI_A_ENDPOINT", "TGI_A_KEY", "VLLM_A_ENDPOINT"])
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@for_all(st.dictionaries(_keys, _trees, max_size=3))
+@example({"models": [{"id": "a\nb", "replicas": [{"url": "http://h\n"}]}]})
+def test_any_config_file_loads_or_stops_with_a_sentence(tmp_path: Path, tree: dict[str, object]) -> None:
+    """No config file, however odd, ends in anything but settings or one line that says what is wrong."""
+    assert "\n" not in objection({}, write(tmp_path / "config.yml", yaml.safe_dump(tree)))
+
+
+@hypothesis_settings(deadline=None)
+@for_all(st.dictionaries(_names, st.text(max_size=12)))
+@example({"CONFIG_FILE": "~nobody/\0"})
+def test_any_environment_loads_or_stops_with_a_sentence(environ: dict[str, str]) -> None:
+    """No value in the environment ends in anything but settings or one line that says what is wrong."""
+    assert "\n" not in objection(environ, None)

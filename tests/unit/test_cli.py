@@ -1,0 +1,138 @@
+"""The `pointsman` command, run in a folder of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pointsman import __version__, cli
+
+BACKEND = Path(__file__).parents[2] / "backend"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_version(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`version` tells the package's version, even where the settings are bad."""
+    (folder / ".env").write_text("PORT=x\n", encoding="utf-8")
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out == f"pointsman {__version__}\n"
+
+
+def test_check_tells_models_and_where_settings_come_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` lists replicas and each knob with its source, and no key."""
+    (folder / "config.yml").write_text("port: 9\ngrace_s: 0\n", encoding="utf-8")
+    (folder / ".env").write_text("TGI_GPT2_ENDPOINT=http://a:80\nTGI_GPT2_KEY=s3cret\n", encoding="utf-8")
+    monkeypatch.setenv("POINTSMAN_PORT", "10")
+    monkeypatch.setenv("PORT", "11")
+    assert cli.main(["check"]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert "  gpt-2: least_in_flight; gpt2  (TGI_GPT2_ENDPOINT in .env)" in lines
+    assert "    gpt-2-0: tgi at http://a, with a key" in lines
+    assert "  PORT=10  (POINTSMAN_PORT in the environment)" in lines
+    assert "  GRACE_S=0  (grace_s in config.yml)" in lines
+    assert "  DRAIN_S=120  (default)" in lines
+    assert "  CONFIG_FILE=config.yml  (found)" in lines
+    assert lines[-1].startswith("Note: PORT is ignored: POINTSMAN_PORT")
+    assert "s3cret" not in printed
+
+
+def test_check_without_models_says_what_to_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No models is no error, and `check` tells how to name some."""
+    assert folder.is_dir()
+    assert cli.main(["check"]) == 0
+    assert capsys.readouterr().out.startswith("Models: none; set TGI_<NAME>_ENDPOINT")
+
+
+@pytest.mark.parametrize(("command", "code"), [("check", 1), ("serve", 2)])
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--port", "x"], "--port: 'x' is not a whole number from 0 to 65535; write one"),
+        (["--host", "a/b"], "--host: 'a/b' is not an address"),
+        (["--config", "no.yml"], "--config: there is no file 'no.yml'"),
+        (["--env-file", "no.env"], "--env-file: there is no file 'no.env'"),
+    ],
+)
+def test_bad_settings_end_with_the_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, code: int, flags: list[str], sentence: str
+) -> None:
+    """Bad settings give one line on stderr, and 1 from `check`, 2 from `serve`."""
+    assert folder.is_dir()
+    assert cli.main([command, *flags]) == code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"pointsman: {sentence}")
+    assert told.err.count("\n") == 1
+
+
+def test_named_files_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--config and --env-file take the places of the files found."""
+    (folder / "config.yml").write_text("nonsense: 1\n", encoding="utf-8")
+    (folder / ".env").write_text("nonsense\x00", encoding="utf-8")
+    (folder / "my.yml").write_text("grace_s: 1\n", encoding="utf-8")
+    (folder / "my.env").write_text("DRAIN_S=2\n", encoding="utf-8")
+    assert cli.main(["check", "--config", "my.yml", "--env-file", "my.env"]) == 0
+    printed = capsys.readouterr().out
+    assert "GRACE_S=1  (grace_s in my.yml)" in printed
+    assert "DRAIN_S=2  (DRAIN_S in my.env)" in printed
+
+
+def test_host_and_port_flags_beat_listen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--port takes effect also where LISTEN is set."""
+    assert folder.is_dir()
+    monkeypatch.setenv("LISTEN", "unix:/run/p.sock")
+    assert cli.main(["check", "--port", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "  PORT=7  (--port on the command line)" in printed
+    assert "  LISTEN=  (" in printed
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["version", "--port", "1"]])
+def test_bad_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown commands and flags end with the usage and 2."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(argv)
+    assert ended.value.code == 2
+    assert "usage: pointsman" in capsys.readouterr().err
+
+
+def run(code: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PYTHONPATH": str(BACKEND), **environ}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_check_loads_no_server(tmp_path: Path) -> None:
+    """`check` must not pay for FastAPI, the server or other heavy libraries."""
+    heavy = ("fastapi", "uvicorn", "pydantic", "pydantic_settings", "httpx", "typer", "rich", "pointsman.app")
+    code = f"""
+import sys
+from pointsman import cli
+cli.main(["check"])
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    assert run(code, tmp_path).stdout.splitlines()[-1] == "[]"
+
+
+def test_importable_app_ends_with_the_sentence(tmp_path: Path) -> None:
+    """`uvicorn main:app` with bad settings ends with one sentence and 2, not with a traceback."""
+    done = run("import main", tmp_path, PORT="x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pointsman: PORT: 'x' is not a whole number from 0 to 65535; write one\n"

@@ -1,0 +1,173 @@
+"""Models of `config.yml`, and how they join those of the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from pointsman.call import Timeouts
+from pointsman.model import ModelConfig, ReplicaConfig
+from pointsman.replica import Endpoint, Engine
+from pointsman.settings import Settings, SettingsError, load
+
+MINIMAL = "models:\n- {id: m, engine: tgi, replicas: [http://h:1]}\n"
+
+
+def loaded(folder: Path, text: str, **environ: str) -> Settings:
+    config = folder / "config.yml"
+    config.write_text(text, encoding="utf-8")
+    return load(environ, None, config)
+
+
+def refused(folder: Path, text: str, **environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        loaded(folder, text, **environ)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_short_entry_gets_the_defaults(tmp_path: Path) -> None:
+    """Id, engine and URLs are enough."""
+    (model,) = loaded(tmp_path, MINIMAL + "timeout: {connect_s: 1}\n").models
+    assert model == ModelConfig(
+        id="m",
+        name="m",
+        replicas=(ReplicaConfig(Endpoint("http", "h", 1), Engine.TGI),),
+        timeouts=Timeouts(connect_s=1),
+        origin="config.yml",
+    )
+
+
+def test_full_entry_is_read(tmp_path: Path) -> None:
+    """All that an entry can say arrives."""
+    text = """
+models:
+- id: big.model_1
+  engine: vllm
+  hf_name: org/Big
+  name: Big one
+  aliases: [gpt-4, org/Other, gpt-4, big.model_1]
+  default: yes
+  policy: weighted
+  timeouts: {total_s: 5, connect_s: 0.5}
+  limits: {max_body_bytes: 2048, max_new_tokens: 7}
+  replicas:
+  - url: https://a/base
+    served_name: big
+    weight: 3
+    max_in_flight: 9
+    key: k-1
+  - {url: "http://b", engine: tgi, key_env: B_KEY}
+"""
+    (model,) = loaded(tmp_path, text, B_KEY="k-2").models
+    assert model == ModelConfig(
+        id="big.model_1",
+        name="Big one",
+        hf_name="org/Big",
+        aliases=("gpt-4", "org/Other"),
+        default=True,
+        policy="weighted",
+        timeouts=Timeouts(total_s=5, connect_s=0.5),
+        max_body_bytes=2048,
+        max_new_tokens=7,
+        replicas=(
+            ReplicaConfig(Endpoint("https", "a", 443, "/base"), Engine.VLLM, "big", 3, 9, "k-1"),
+            ReplicaConfig(Endpoint("http", "b", 80), Engine.TGI, key="k-2"),
+        ),
+        origin="config.yml",
+    )
+    assert "k-1" not in repr(model)
+
+
+def entry(rest: str) -> str:
+    return f"models:\n- id: m\n  engine: tgi\n{rest}\n"
+
+
+M = "model 'm' in config.yml"
+R = f"replica 1 of {M}"
+TWO_DEFAULTS = """
+models:
+- {id: a, engine: tgi, default: true, replicas: [http://i]}
+- {id: b, engine: tgi, default: true, replicas: [http://i]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("models:\n- {engine: tgi}", "item 1 of models in config.yml has no id"),
+        ("models:\n- gpt-2", "item 1 of models in config.yml must be a section"),
+        ("models:\n- {id: GPT/2}", "id of model 'GPT/2' in config.yml may only have a-z"),
+        ("models:\n- {id: m, url: x}", f"{M} has an unknown key 'url'"),
+        (entry(""), f"{M} has no replicas"),
+        (entry("  replicas: [h]"), f"url of {R}: endpoint 'h' must begin"),
+        (entry("  replicas: [[a]]"), f"{R} must be a URL"),
+        (entry("  replicas: [{weight: 1}]"), f"{R} has no url"),
+        (entry("  replicas: [{url: 'http://h', weight: 0}]"), f"weight of {R}: '0' is not"),
+        (entry("  replicas: [{url: 'http://h', waight: 1}]"), f"{R} has an unknown key 'waight'; did you"),
+        (entry("  replicas: [{url: 'http://h', engine: ollama}]"), f"engine of {R}: 'ollama' is not one of"),
+        (entry("  replicas: [http://h, http://h/]"), "model 'm' has http://h twice"),
+        (entry("  replicas: [http://h]\n  policy: best"), f"policy of {M}: 'best' is not one of"),
+        (entry("  replicas: [http://h]\n  timeouts: {connect: 1}"), f"timeouts of {M} has an unknown"),
+        (entry("  replicas: [http://h]\n  timeouts: {send_s: 0}"), f"send_s of timeouts of {M}: '0' is"),
+        (entry("  replicas: [http://h]\n  limits: {tokens: 1}"), f"limits of {M} has an unknown"),
+        (entry("  replicas: [http://h]\n  aliases: [a b]"), f"aliases of {M}: 'a b' is not a name"),
+        ("models:\n- {id: m, replicas: [http://h]}", f"{R} does not say its engine"),
+        (MINIMAL + "- {id: m, replicas: []}", "config.yml has two models with the id 'm'"),
+        (
+            MINIMAL + "- {id: n, engine: tgi, replicas: [http://i], aliases: [m]}",
+            "models 'm' and 'n' both answer to 'm'; rename one",
+        ),
+        (TWO_DEFAULTS, "models a and b are both marked as default"),
+        (MINIMAL + "default_model: n", "default_model in config.yml: there is no model 'n'; known are m"),
+    ],
+)
+def test_bad_entry_stops_with_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    """A wrong or contradictory entry is named with its place."""
+    assert refused(tmp_path, text).startswith(sentence)
+
+
+def test_key_variable_must_exist(tmp_path: Path) -> None:
+    """key_env names a variable that is set; key and key_env together are refused; no key is told."""
+    text = entry("  replicas: [{url: 'http://h', key_env: NO_KEY}]")
+    assert refused(tmp_path, text) == (
+        "key_env of replica 1 of model 'm' in config.yml: there is no variable 'NO_KEY'; set it to the key"
+    )
+    text = entry("  replicas: [{url: 'http://h', key_env: NO_KEY, key: s3cret}]")
+    assert "s3cret" not in refused(tmp_path, text)
+
+
+def test_environment_replaces_the_replicas_of_a_file_model(tmp_path: Path) -> None:
+    """A model in both keeps what the file says of it, with the environment's replicas and a notice."""
+    text = "models:\n- {id: gpt-2, name: Mine, engine: tgi, replicas: [http://file], policy: weighted}\n"
+    settings = loaded(tmp_path, text, VLLM_GPT2_ENDPOINT="http://env:1")
+    (model,) = settings.models
+    assert (model.name, model.policy) == ("Mine", "weighted")
+    assert [replica.endpoint.host for replica in model.replicas] == ["env"]
+    assert model.origin == "config.yml, replicas from VLLM_GPT2_ENDPOINT"
+    assert settings.notices == ("VLLM_GPT2_ENDPOINT replaces the replicas of model 'gpt-2' in config.yml",)
+
+
+def test_file_may_leave_the_replicas_to_the_environment(tmp_path: Path) -> None:
+    """A file model without replicas takes the environment's, without a notice."""
+    settings = loaded(tmp_path, "models:\n- {id: gpt-2, aliases: [g]}\n", TGI_GPT2_ENDPOINT="http://env:1")
+    assert settings.models[0].aliases == ("g",)
+    assert settings.notices == ()
+
+
+def test_models_of_the_file_come_first(tmp_path: Path) -> None:
+    """The file's order, then the environment's models by name."""
+    settings = loaded(tmp_path, MINIMAL, TGI_A_ENDPOINT="http://a", TGI_B_ENDPOINT="http://b")
+    assert [model.id for model in settings.models] == ["m", "a", "b"]
+
+
+@pytest.mark.parametrize("wanted", ["gpt-2", "gpt2", "small"])
+def test_default_model_marks_one(tmp_path: Path, wanted: str) -> None:
+    """DEFAULT_MODEL by id, hub name or alias moves the mark to that model."""
+    text = MINIMAL.replace("}", ", default: true}") + "- {id: gpt-2, hf_name: gpt2, aliases: [small]}\n"
+    settings = loaded(tmp_path, text, TGI_GPT2_ENDPOINT="http://g", DEFAULT_MODEL=wanted)
+    assert [model.id for model in settings.models if model.default] == ["gpt-2"]
+
+
+def test_default_model_may_wait_for_models() -> None:
+    """Without any model DEFAULT_MODEL is kept unchecked, so that an empty start succeeds."""
+    assert load({"DEFAULT_MODEL": "later"}, None, None).default_model == "later"
