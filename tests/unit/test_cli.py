@@ -1,13 +1,19 @@
 """The `pointsman` command, run in a folder of its own."""
 
+import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import pytest
 
 from pointsman import __version__, cli
+from pointsman.front import FrontConfig, TcpAddress
+from pointsman.settings import Settings
 
 BACKEND = Path(__file__).parents[2] / "backend"
 
@@ -49,13 +55,14 @@ def test_check_tells_models_and_where_settings_come_from(
     assert "s3cret" not in printed
 
 
-def test_check_without_models_says_what_to_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("folder")
+def test_check_without_models_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
     """No models is no error, and `check` tells how to name some."""
-    assert folder.is_dir()
     assert cli.main(["check"]) == 0
     assert capsys.readouterr().out.startswith("Models: none; set TGI_<NAME>_ENDPOINT")
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("command", "code"), [("check", 1), ("serve", 2)])
 @pytest.mark.parametrize(
     ("flags", "sentence"),
@@ -67,10 +74,9 @@ def test_check_without_models_says_what_to_set(folder: Path, capsys: pytest.Capt
     ],
 )
 def test_bad_settings_end_with_the_sentence(
-    folder: Path, capsys: pytest.CaptureFixture[str], command: str, code: int, flags: list[str], sentence: str
+    capsys: pytest.CaptureFixture[str], command: str, code: int, flags: list[str], sentence: str
 ) -> None:
     """Bad settings give one line on stderr, and 1 from `check`, 2 from `serve`."""
-    assert folder.is_dir()
     assert cli.main([command, *flags]) == code
     told = capsys.readouterr()
     assert told.out == ""
@@ -90,11 +96,11 @@ def test_named_files_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "DRAIN_S=2  (DRAIN_S in my.env)" in printed
 
 
+@pytest.mark.usefixtures("folder")
 def test_host_and_port_flags_beat_listen(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--port takes effect also where LISTEN is set."""
-    assert folder.is_dir()
     monkeypatch.setenv("LISTEN", "unix:/run/p.sock")
     assert cli.main(["check", "--port", "7"]) == 0
     printed = capsys.readouterr().out
@@ -109,6 +115,39 @@ def test_bad_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(argv)
     assert ended.value.code == 2
     assert "usage: pointsman" in capsys.readouterr().err
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, serve: Callable[[object, FrontConfig], None]) -> None:
+    """Put a server in the place of the real one; the app is the settings it was built from."""
+    app = SimpleNamespace(build=lambda settings: settings)
+    monkeypatch.setitem(sys.modules, "pointsman.app", cast("ModuleType", app))
+    monkeypatch.setitem(sys.modules, "pointsman.server", cast("ModuleType", SimpleNamespace(serve=serve)))
+
+
+@pytest.mark.usefixtures("folder")
+def test_serve_hands_the_app_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` builds the app of the settings and runs it where they say."""
+    served: list[tuple[object, FrontConfig]] = []
+    stand_in(monkeypatch, lambda app, front: served.append((app, front)))
+    assert cli.main(["serve", "--host", "127.0.0.1", "--port", "7"]) == 0
+    ((app, front),) = served
+    assert isinstance(app, Settings)
+    assert app.front is front
+    assert front.listen == (TcpAddress("127.0.0.1", 7),)
+
+
+@pytest.mark.usefixtures("folder")
+def test_serve_that_cannot_listen_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An address that cannot be bound is told in one line."""
+
+    def serve(app: object, front: FrontConfig) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    stand_in(monkeypatch, serve)
+    assert cli.main(["serve"]) == 1
+    assert capsys.readouterr().err == "pointsman: cannot listen on 0.0.0.0:8000: Address already in use\n"
 
 
 def run(code: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
