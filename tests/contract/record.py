@@ -5,6 +5,7 @@
 
 A file is the status line, the headers, an empty line (all with LF) and the body. The body's bytes are as they
 came, but for the path of the checkpoint, which is made short and corrected in the length.
+`error-503-busy` was taken apart, from a server with `--max-num-queued-reqs 2` that ran two requests.
 """
 
 import json
