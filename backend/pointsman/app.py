@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from pointsman import __version__
 from pointsman.control import catalog, docs, faults, status
 from pointsman.control.front import ControlFront
-from pointsman.engines import DIALECTS
 from pointsman.forward import Forwarder
+from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
 from pointsman.log import AccessLog, configure
 from pointsman.metrics import Metrics
@@ -43,19 +43,20 @@ class Router(FastAPI):
             openapi_url="/openapi.json" if settings.docs else None,
         )
         self.settings = settings
-        self.own_server = False  # set by our server; others lack what the data plane is best with
+        self.addresses: list[str] = []  # set by our server; others lack what the data plane is best with
         self.registry = Registry(settings.models, settings.retry, settings.default_model)
-        self.metrics = Metrics()
-        self.access_log = AccessLog(settings.log_format)
+        self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.routes_table = Routes(settings.media_hosts)
+        self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
         guard = Guard(settings.access, settings.cors)
         self.forwarder = Forwarder(self.registry, settings.upstream, settings.retry, Random())
         self._prefix = settings.root_path.rstrip("/")
+        aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
         self._plane = Plane(
             self.registry,
             self.forwarder,
             guard,
-            PlaneConfig(settings.max_body_bytes, settings.abort_streams),
+            PlaneConfig(settings.max_body_bytes, aborts),
             (self.metrics.observe, self.access_log.observe),
         )
         self._control = ControlFront(super().__call__, guard, settings.cors)
@@ -78,7 +79,7 @@ class Router(FastAPI):
             await self._control(scope, receive, send)
 
     def _render_metrics(self) -> bytes:
-        return self.metrics.render(self.registry.replicas, log_dropped=self.access_log.dropped)
+        return self.metrics.render(log_dropped=self.access_log.dropped)
 
     @asynccontextmanager
     async def _live(self, _: FastAPI) -> AsyncIterator[None]:
@@ -88,14 +89,16 @@ class Router(FastAPI):
             _log.warning("%s", notice)
         if not self.registry.models:
             _log.warning("no engines are configured: set TGI_<NAME>_ENDPOINT or VLLM_<NAME>_ENDPOINT")
-        if not self.own_server:
+        if self.addresses:
+            _log.info("listening on %s", ", ".join(self.addresses))
+        else:
             _log.warning(
                 "started by a server without Pointsman's HTTP protocol: header limits are off and a client's "
-                "leaving is noticed later; start with `pointsman serve`, or `--http pointsman.server:Protocol`"
+                "leaving is noticed later; start with `pointsman serve` or `--http pointsman.server:Protocol`"
             )
         self.access_log.start(asyncio.get_running_loop())
         try:
-            async with Prober(self.registry.replicas, DIALECTS, settings.health):
+            async with Prober(self.registry.replicas, settings.health, tls=settings.upstream.tls()):
                 yield
         finally:
             self.forwarder.close()

@@ -8,6 +8,7 @@ import re
 import socket
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Protocol_
 
 import httptools
 import msgspec
@@ -60,6 +61,11 @@ class Protocol(HttpToolsProtocol):
     _head_done = False
     _head_bytes = 0
     _deaf = False  # nothing more is read from this connection
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self.client is None and transport.get_extra_info("socket").family != socket.AF_UNIX:
+            self.client = ("", 0)  # gone already; None would mean a unix socket, which is trusted
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -167,6 +173,12 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class Served(Protocol_):
+    """An app that wants to know where our protocol serves it."""
+
+    addresses: list[str]
+
+
 def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
     """uvicorn's configuration; also for other runners of our protocol."""
     return uvicorn.Config(
@@ -188,7 +200,7 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
     """Bind every configured address.
 
     Raises:
-        OSError: with the address in its text.
+        OSError: an address cannot be bound; none stays bound then.
     """
     bound: list[socket.socket] = []
     for address in front.listen:
@@ -209,19 +221,28 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
                 one.bind(target)
             one.listen(backlog)
             one.setblocking(False)
-        except OSError as error:
+        except OSError:
             for other in bound:
                 other.close()
-            raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+            raise
         bound.append(one)
     return bound
 
 
-def serve(app: Any, front: FrontConfig) -> None:
+def _shown(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def serve(app: Served, front: FrontConfig) -> None:
     """Run until SIGTERM or SIGINT, then finish what runs.
 
     Raises:
         OSError: an address cannot be bound.
     """
     sockets = listen(front)
+    app.addresses = [_shown(one) for one in sockets]
     uvicorn.Server(config_for(app, front)).run(sockets=sockets)

@@ -69,7 +69,8 @@ class Watch:
 
     def forget(self) -> None:
         """Take back a deadline that has rung, so that another attempt can be watched."""
-        self._cause = None
+        if self._cause is self._error:
+            self._cause = None
 
     def _ring(self) -> None:
         self._timer = None

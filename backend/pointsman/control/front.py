@@ -4,7 +4,7 @@ Pure ASGI, so that it neither buffers nor hides a disconnect.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pointsman.errors import RouterError
@@ -17,8 +17,8 @@ from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
 
-Scope = dict[str, Any]
-Message = dict[str, Any]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

@@ -1,0 +1,156 @@
+"""Real processes for the flow tests: emulated engines and routers on free loopback ports.
+
+Each is ended by its id when its `with` block ends; each wait has a limit.
+"""
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+BACKEND = Path(__file__).parent.parent / "backend"
+START_S = 20.0
+_STOP_S = 10.0
+_URL = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+class Process:
+    """A program of ours that says `http://127.0.0.1:PORT` once it listens."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        clean = {k: v for k, v in os.environ.items() if not re.match(r"TGI_|VLLM_|POINTSMAN_|PORT$|HOST$", k)}
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=BACKEND,
+            env={**clean, "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        self._output: deque[bytes] = deque(maxlen=5000)
+        try:
+            self.url = self._read_until(_URL)
+        except BaseException:
+            self.stop()
+            raise
+        self.http = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def output(self) -> str:
+        """All the process printed so far."""
+        self._take(0.0)
+        return b"".join(self._output).decode("utf-8", "replace")
+
+    def read_until(self, pattern: str, within_s: float = 10.0) -> str:
+        """Wait for a pattern in the output; return what it matched.
+
+        Raises:
+            AssertionError: it did not come; with the output.
+        """
+        return self._read_until(re.compile(pattern), within_s)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def stop(self) -> int:
+        """End the process, by force if it does not end by itself; its exit code."""
+        if hasattr(self, "http"):
+            self.http.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(_STOP_S)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return self._process.returncode
+
+    def _read_until(self, pattern: re.Pattern[str], within_s: float = START_S) -> str:
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            found = pattern.search(b"".join(self._output).decode("utf-8", "replace"))
+            if found:
+                return found[0]
+            if not self._take(0.1) and self._process.poll() is not None:
+                break
+        raise AssertionError(f"{pattern.pattern!r} did not come; output:\n{self.output()}")
+
+    def _take(self, wait_s: float) -> bool:
+        pipe = self._process.stdout
+        if pipe is None or pipe.closed:
+            return False
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            taken = False
+            while selector.select(wait_s):
+                block = os.read(pipe.fileno(), 65536)
+                if not block:
+                    return taken
+                self._output.append(block)
+                taken = True
+                wait_s = 0.0
+        return taken
+
+
+class Emulator(Process):
+    """An emulated engine: `Emulator("tgi", "--ttft-ms", "5")`."""
+
+    def __init__(self, engine: str, *flags: str) -> None:
+        pace = ("--ttft-ms", "1", "--tokens-per-s", "2000")
+        super().__init__("-m", "emulator", "--engine", engine, "--port", "0", *pace, *flags)
+
+    def arm(self, fault: str, arg: Any = None, **more: Any) -> None:
+        """Arm a fault: `times=`, `marker=`, `route=` as `POST /__faults` takes them."""
+        answer = self.http.post("/__faults", json={"fault": fault, "arg": arg, **more})
+        assert answer.status_code < 300, answer.text
+
+    def disarm(self) -> None:
+        self.http.delete("/__faults").raise_for_status()
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine received and did."""
+        found: dict[str, Any] = self.http.get("/__stats").json()
+        return found
+
+
+class Router(Process):
+    """The router as `pointsman serve` starts it; settings are given as environment variables."""
+
+    def __init__(self, **settings: str) -> None:
+        env = {"HOST": "127.0.0.1", "PORT": "0", **settings}
+        super().__init__("-m", "pointsman", "serve", env=env)
+
+    def wait_until_up(self, *models: str, within_s: float = 10.0) -> None:
+        """Wait until the health checks found these models available."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            if all(self.http.get(f"/models/{model}/health").json()["healthy"] for model in models):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{models} not up; output:\n{self.output()}")
