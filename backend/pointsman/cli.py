@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pointsman import __version__
 from pointsman.model import ModelConfig
@@ -66,13 +69,22 @@ def _serve(settings: Settings) -> int:
     from pointsman.app import build
     from pointsman.server import serve
 
+    # uvicorn raises a signal again once it has shut down; a clean end is no failure, so it ends with 0.
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         serve(build(settings), settings.front)
     except OSError as error:
         addresses = ", ".join(str(address) for address in settings.front.listen)
         sys.stderr.write(f"pointsman: cannot listen on {addresses}: {error.strerror or error}\n")
         return _CANNOT_LISTEN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def report(settings: Settings) -> list[str]:

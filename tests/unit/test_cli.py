@@ -1,9 +1,13 @@
 """The `pointsman` command, run in a folder of its own."""
 
+import contextlib
 import errno
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -175,3 +179,34 @@ def test_importable_app_ends_with_the_sentence(tmp_path: Path) -> None:
     done = run("import main", tmp_path, PORT="x")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "pointsman: PORT: 'x' is not a whole number from 0 to 65535; write one\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_with_0_when_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+    """A router without engines serves, and a signal to stop is a clean end, not a failure."""
+    path = tmp_path / "p.sock"
+    environ = {"PYTHONPATH": str(BACKEND), "LISTEN": f"unix:{path}", "GRACE_S": "0"}
+    command = [sys.executable, "-c", "import sys; from pointsman import cli; sys.exit(cli.main(['serve']))"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert answers(path, process, 30), process.stderr
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def answers(path: Path, process: "subprocess.Popen[str]", within_s: float) -> bool:
+    """Whether the process answers a request on its unix socket before the time is over."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until and process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.settimeout(5)
+            client.connect(str(path))
+            client.sendall(b"GET /models HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            if client.recv(64).startswith(b"HTTP/1.1 "):
+                return True
+        time.sleep(0.05)
+    return False
