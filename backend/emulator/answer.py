@@ -60,6 +60,10 @@ class Outlet:
         self.started = False
         self.status = 0
 
+    def add(self, name: str, value: str) -> None:
+        """One more header, before the answer is begun."""
+        self._common = (*self._common, (name, value))
+
     async def reply(
         self, status: int, body: bytes, media: str | None = "application/json", headers: Headers = ()
     ) -> None:

@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._serve = serve
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._queue: deque[tuple[Request, bool]] = deque()
+        self._queue: deque[Request] = deque()
         self._task: asyncio.Task[bool] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -148,12 +148,13 @@ class Connection(asyncio.Protocol):
             headers=tuple(self._headers),
             body=b"".join(self._body),
             version=self._parser.get_http_version(),
+            keep_alive=self._parser.should_keep_alive(),
             reused=self._count > 0,
             oversized=self._size > self._owner.body_limit,
             arrived_at=asyncio.get_running_loop().time(),
         )
         self._count += 1
-        self._queue.append((request, self._parser.should_keep_alive()))
+        self._queue.append(request)
         if len(self._queue) > _PIPELINE and self._transport is not None:
             self._transport.pause_reading()
         self._next()
@@ -194,14 +195,14 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self._task is not None or not self._queue or self.gone_at is not None:
             return
-        request, keep = self._queue.popleft()
+        request = self._queue.popleft()
         if self._transport is not None and len(self._queue) == _PIPELINE:
             self._transport.resume_reading()
-        self._task = asyncio.get_running_loop().create_task(self._answer(request, keep))
+        self._task = asyncio.get_running_loop().create_task(self._answer(request))
         self._task.add_done_callback(self._answered)
 
-    async def _answer(self, request: Request, keep: bool) -> bool:
-        return await self._serve(request, self) and keep
+    async def _answer(self, request: Request) -> bool:
+        return await self._serve(request, self)
 
     def _answered(self, task: asyncio.Task[bool]) -> None:
         self._task = None

@@ -10,6 +10,7 @@ class Request:
     Args:
         target: path and query as sent; `path` is without the query.
         headers: names as sent, values as text, in order.
+        keep_alive: the client wants to send more on this connection.
         reused: this connection has carried an earlier request.
         oversized: the body was longer than the engine accepts and is cut.
         arrived_at: loop time of the last byte.
@@ -21,6 +22,7 @@ class Request:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     version: str = "1.1"
+    keep_alive: bool = True
     reused: bool = False
     oversized: bool = False
     arrived_at: float = 0.0

@@ -71,7 +71,7 @@ class Server:
             connection,
             plan,
             common=self._dialect.common,
-            keep_alive=not self.closing,
+            keep_alive=request.keep_alive and not self.closing,
             chunked=request.version != "1.0",
             head=request.method == "HEAD",
         )

@@ -1,6 +1,8 @@
 """vLLM 0.33: routes, headers, error bodies. Chat and completions are in `vllm_generate`."""
 
 import hashlib
+import time
+import uuid
 from typing import Any, ClassVar
 
 from emulator.answer import Headers
@@ -12,9 +14,9 @@ from emulator.settings import Settings
 from emulator.stream import DONE, frame
 from emulator.template import prompt_of
 from emulator.text import GEMMA
-from emulator.vllm_checks import Refused, bad, parse
 from emulator.vllm_generate import Generation
 from emulator.vllm_metrics import render
+from emulator.vllm_refusals import Refused, invalid, parse
 
 _GET, _POST = frozenset({"GET"}), frozenset({"POST"})
 _GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -39,10 +41,24 @@ _BY_STATUS = {
 }
 
 
+_PERMISSION = {
+    "allow_create_engine": False,
+    "allow_sampling": True,
+    "allow_logprobs": True,
+    "allow_search_indices": False,
+    "allow_view": True,
+    "allow_fine_tuning": False,
+    "organization": "*",
+    "group": None,
+    "is_blocking": False,
+}
+_SCALE_OUT = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+
+
 class Vllm:
     """The dialect of vLLM."""
 
-    common: Headers = (("server", "uvicorn"), ("x-emulated", "true"))
+    common: Headers = (("server", "uvicorn"), ("x-emulated", "true"), ("vary", "Origin"))
     malformed = (
         b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
         b"content-length: 30\r\nconnection: close\r\n\r\nInvalid HTTP request received."
@@ -52,6 +68,7 @@ class Vllm:
         "/v1/chat/completions": _POST, "/v1/completions": _POST, "/v1/embeddings": _POST, "/tokenize": _POST,
         "/detokenize": _POST, "/health": _GET, "/ping": _GET | _POST, "/version": _GET, "/load": _GET,
         "/v1/models": _GET, "/metrics": _GET,
+        "/v1/chat/completions/render": _POST, "/v1/completions/render": _POST,
     }  # fmt: skip
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
@@ -74,6 +91,8 @@ class Vllm:
         """Answer a request."""
         request = exchange.request
         methods = self.routes.get(request.path)
+        if self._settings.request_id_headers:
+            exchange.outlet.add("x-request-id", request.header("x-request-id") or uuid.uuid4().hex)
         if request.path.startswith(_GUARDED) and not self._allowed(request):
             await exchange.reply(as_json({"error": "Unauthorized"}, 401))
         elif methods is None or (request.path == "/v1/embeddings" and not self._settings.embedding):
@@ -113,6 +132,8 @@ class Vllm:
 
     def refused(self, refused: Refused, plan: Plan) -> Whole:
         """A refusal as an answer, nested, or flat as up to 0.10.0."""
+        if not refused.kind:
+            return as_json({"detail": refused.message}, refused.status)
         body = _error_of(refused)
         return as_json({"object": "error"} | body["error"] if "flat_errors" in plan else body, refused.status)
 
@@ -141,7 +162,7 @@ class Vllm:
                     old_names="metrics_old_names" in plan,
                 ).encode()
                 self._frozen = (self._frozen or text) if "metrics_stale" in plan else None
-                return Whole(200, self._frozen or text, "text/plain; version=0.0.4; charset=utf-8")
+                return Whole(200, self._frozen or text, "text/plain; version=1.0.0; charset=utf-8")
         return Whole(200)
 
     async def _post(self, exchange: Exchange) -> None:
@@ -154,7 +175,11 @@ class Vllm:
         match request.path:
             case "/tokenize":
                 await exchange.reply(as_json(_tokenized(value, self._settings.max_total_tokens)))
+            case "/v1/chat/completions/render" | "/v1/completions/render":
+                raise Refused(403, "PermissionDeniedError", _SCALE_OUT)
             case "/detokenize":
+                if not isinstance(value.get("tokens"), list):
+                    raise invalid("body.tokens", "missing", "Field required", value)
                 await exchange.reply(as_json({"prompt": GEMMA.decode(list(value.get("tokens") or []))}))
             case "/v1/embeddings":
                 await exchange.reply(as_json(_embeddings(value, self._settings.name)))
@@ -168,26 +193,24 @@ class Vllm:
     def check_model(self, value: dict[str, Any]) -> None:
         """A name that is not served is a 404."""
         model = value.get("model")
-        if model is not None and model not in self._settings.served_names:
-            names = ", ".join(f"`{name}`" for name in self._settings.served_names)
-            raise Refused(
-                404,
-                "NotFoundError",
-                f"The model `{model}` does not exist. Valid model names: {names}.",
-                "model",
-            )
+        if model and model not in self._settings.served_names:
+            names = ", ".join(self._settings.served_names)
+            message = f"The model `{model}` does not exist. Valid aliases: {names}."
+            raise Refused(404, "NotFoundError", message, "model")
 
 
 def _model(name: str, settings: Settings) -> dict[str, Any]:
+    now = int(time.time())
+    permission = {"id": f"modelperm-{uuid.uuid4().hex[:16]}", "object": "model_permission", "created": now}
     return {
         "id": name,
         "object": "model",
-        "created": 1767000000,
+        "created": now,
         "owned_by": "vllm",
         "root": settings.model,
         "parent": None,
         "max_model_len": settings.max_total_tokens,
-        "permission": [],
+        "permission": [permission | _PERMISSION],
     }
 
 
@@ -197,7 +220,7 @@ def _tokenized(value: dict[str, Any], max_model_len: int) -> dict[str, Any]:
     elif isinstance(value.get("prompt"), str):
         text = ("<bos>" if value.get("add_special_tokens", True) else "") + value["prompt"]
     else:
-        raise bad("Either prompt or messages must be given.")
+        raise invalid("body.prompt", "missing", "Field required", value)
     tokens = GEMMA.encode(text)
     strings = (
         [token.data.decode("utf-8", "replace") for token in tokens]

@@ -89,7 +89,7 @@ class Shapes:
             first = len(spoken.steps) == 1 and self.ask.token_ids
             choice: dict[str, Any] = {
                 "index": index,
-                "text": step.text,
+                "text": self._echo(spoken, len(spoken.steps) == 1) + step.text,
                 "logprobs": None if self.ask.logprobs is None else text_logprobs([step]),
                 "finish_reason": finish,
                 "stop_reason": stop,
@@ -120,6 +120,9 @@ class Shapes:
             chunk["system_fingerprint"] = self.fingerprint
         return chunk
 
+    def _echo(self, spoken: Spoken, first: bool) -> str:
+        return spoken.prompt if self.ask.echo and first else ""
+
     def _delta(self, step: Step, spoken: Spoken) -> dict[str, Any]:
         if step.token is None and not step.text and not spoken.text:
             return {}
@@ -139,7 +142,7 @@ class Shapes:
 
     # whole answers
 
-    def whole(self, spoken: list[Spoken], prompts: int) -> dict[str, Any]:
+    def whole(self, spoken: list[Spoken]) -> dict[str, Any]:
         """The answer to a request without `stream`."""
         build = self._message_choice if self.chat else self._text_choice
         choices = [build(index, one) for index, one in enumerate(spoken)]
@@ -151,11 +154,11 @@ class Shapes:
             "choices": choices,
             "service_tier": None,
             "system_fingerprint": self.fingerprint,
-            "usage": usage_of(spoken, prompts)
+            "usage": usage_of(spoken, self.ask.n)
             | {"prompt_tokens_details": None, "completion_tokens_details": None},
         }
         if not self.chat:
-            return answer | {"kv_transfer_params": None}
+            return answer | dict.fromkeys(("kv_transfer_params", "ec_transfer_params", "metrics"))
         answer |= dict.fromkeys(_NULLS)
         if self.ask.token_ids:
             answer["prompt_token_ids"] = spoken[0].prompt_ids()
@@ -188,7 +191,7 @@ class Shapes:
         finish, stop = finish_of(spoken.steps[-1])
         return {
             "index": index,
-            "text": spoken.text,
+            "text": self._echo(spoken, True) + spoken.text,
             "logprobs": None if self.ask.logprobs is None else text_logprobs(spoken.steps),
             "finish_reason": finish,
             "stop_reason": stop,
@@ -204,8 +207,8 @@ def shapes_for(
     ask: Ask, *, chat: bool, request_id: str | None, model: str, version: str, tool: dict[str, Any] | None
 ) -> Shapes:
     """Ids and times of a new answer."""
-    ident = f"{'chatcmpl' if chat else 'cmpl'}-{request_id or uuid.uuid4().hex}"
-    return Shapes(chat, ident, model, int(time.time()), f"vllm-{version}-tp1-e0000000", ask, tool)
+    ident = f"{'chatcmpl' if chat else 'cmpl'}-{request_id or uuid.uuid4().hex[:16]}"
+    return Shapes(chat, ident, model, int(time.time()), f"vllm-{version}-e0000000", ask, tool)
 
 
 def finish_of(step: Step) -> tuple[str | None, str | int | None]:
@@ -215,10 +218,9 @@ def finish_of(step: Step) -> tuple[str | None, str | int | None]:
     return step.finish, step.stop
 
 
-def usage_of(spoken: list[Spoken], prompts: int) -> dict[str, int]:
+def usage_of(spoken: list[Spoken], n: int) -> dict[str, Any]:
     """Counts; each prompt counts once however many choices it has."""
-    per_prompt = max(1, len(spoken) // max(1, prompts))
-    prompt = sum(one.input_tokens for one in spoken[::per_prompt])
+    prompt = sum(one.input_tokens for one in spoken[::n])
     generated = sum(one.generated for one in spoken)
     return {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
 

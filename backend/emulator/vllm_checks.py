@@ -8,29 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.structure import minimal_json
+from emulator.vllm_refusals import bad, invalid
 
 _MAX_STOP, _MAX_N, _MAX_PROMPTS = 4, 16384, 1024
-
-
-class Refused(Exception):
-    """An answer other than 200 with vLLM's error body."""
-
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
-        """`kind` is the body's `type`."""
-        super().__init__(message)
-        self.status, self.kind, self.message, self.param = status, kind, message, param
-
-
-def bad(message: str, param: str | None = None) -> Refused:
-    """A semantic refusal."""
-    return Refused(400, "BadRequestError", message, param)
-
-
-def _invalid(place: tuple[str | int, ...], kind: str, message: str, given: object) -> Refused:
-    """A validation error in pydantic's words."""
-    entry = {"type": kind, "loc": ("body", *place), "msg": message, "input": given}
-    param = ".".join(str(part) for part in ("body", *place))
-    return Refused(400, "Bad Request", f"1 validation error:\n  {entry}", param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +31,22 @@ class Ask:
     logprobs: int | None
     salt: str
     wanted: str | None
-
-
-def parse(body: bytes, content_type: str | None) -> dict[str, Any]:
-    """The body's JSON object."""
-    media = (content_type or "").partition(";")[0].strip().lower()
-    if media != "application/json":
-        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
-        raise Refused(400, "Bad Request", message)
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        place = getattr(error, "pos", 0)
-        raise _invalid((place,), "json_invalid", "JSON decode error", {}) from None
-    if not isinstance(value, dict):
-        message = "Input should be a valid dictionary or instance of the request"
-        raise _invalid((), "model_attributes_type", message, value)
-    return value
+    echo: bool
 
 
 def check(value: dict[str, Any], *, chat: bool, auto_tools: bool, force_usage: bool) -> Ask:
     """Types and ranges of a chat or completion request."""
     if chat:
         _messages(value)
-    else:
-        _prompts(value)
+    _no_nulls(value, chat)
     _numbers(value)
+    _ranges(value)
+    if not chat:
+        _prompts(value)
     stream = bool(value.get("stream"))
     options = value.get("stream_options")
     if options is not None and not stream:
-        raise _invalid(
-            (), "value_error", "Value error, Stream options can only be defined when `stream=True`.", value
-        )
+        raise bad("Stream options can only be defined when `stream=True`.", "stream_options")
     options = options or {}
     if value.get("chat_template") is not None:
         message = "Chat template is passed with request, but --trust-request-chat-template is not set."
@@ -107,6 +71,7 @@ def check(value: dict[str, Any], *, chat: bool, auto_tools: bool, force_usage: b
         logprobs=_logprobs(value, chat),
         salt=value.get("cache_salt") or "",
         wanted=_wanted(value),
+        echo=not chat and bool(value.get("echo")),
     )
 
 
@@ -123,35 +88,34 @@ def forced_tool(value: dict[str, Any]) -> dict[str, Any] | None:
 
 def _messages(value: dict[str, Any]) -> None:
     if "messages" not in value:
-        raise _invalid(("messages",), "missing", "Field required", value)
+        raise invalid("body.messages", "missing", "Field required", value)
     messages = value["messages"]
     if not isinstance(messages, list):
-        raise _invalid(("messages",), "list_type", "Input should be a valid list", messages)
+        raise invalid("body.messages", "list_type", "Input should be a valid list", messages)
     for place, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise _invalid(("messages", place), "dict_type", "Input should be a valid dictionary", message)
-        if not isinstance(message.get("role"), str):
-            raise _invalid(("messages", place, "role"), "missing", "Field required", message)
-        if "name" in message and not isinstance(message["name"], str):
-            raise _invalid(
-                ("messages", place, "name"), "string_type", "Input should be a valid string", message["name"]
+            raise invalid(
+                f"body.messages.{place}", "dict_type", "Input should be a valid dictionary", message
             )
+        if not isinstance(message.get("role"), str):
+            raise invalid(f"body.messages.{place}.role", "missing", "Field required", message)
+        if "name" in message and not isinstance(message["name"], str):
+            where = f"body.messages.{place}.ChatCompletionUserMessageParam.name"
+            raise invalid(where, "string_type", "Input should be a valid string", message["name"])
+        if message.get("content") is None and message["role"] in ("user", "system"):
+            where = f"body.messages.{place}.ChatCompletionUserMessageParam.content"
+            raise invalid(where, "missing", "Field required", message)
+    if not messages:
+        raise bad("list index out of range")
 
 
 def _prompts(value: dict[str, Any]) -> None:
     prompt = value.get("prompt")
-    if prompt is None:
-        raise _invalid(
-            (),
-            "value_error",
-            "Value error, Either prompt or prompt_embeds must be provided and non-empty.",
-            value,
-        )
-    if not isinstance(prompt, (str, list)):
-        raise _invalid(("prompt",), "string_type", "Input should be a valid string", prompt)
+    if prompt is not None and not isinstance(prompt, (str, list)):
+        raise invalid("body.prompt", "string_type", "Input should be a valid string", prompt)
     if value.get("suffix"):
         raise bad("suffix is not currently supported", "suffix")
-    if prompt in ("", []):
+    if prompt in (None, "", []):
         raise bad("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, list) and len(prompt) > _MAX_PROMPTS and not isinstance(prompt[0], int):
         raise bad(f"At most {_MAX_PROMPTS} prompts are allowed.", "prompt")
@@ -180,26 +144,51 @@ def _numbers(value: dict[str, Any]) -> None:
         if isinstance(given, bool) or not isinstance(given, (int, float)):
             kind = "int_type" if name in _WHOLE else "float_type"
             noun = "integer" if name in _WHOLE else "number"
-            raise _invalid((name,), kind, f"Input should be a valid {noun}", given)
+            raise invalid(f"body.{name}", kind, f"Input should be a valid {noun}", given)
         if name in _WHOLE and given != int(given):
-            raise _invalid(
-                (name,),
-                "int_from_float",
-                "Input should be a valid integer, got a number with a fractional part",
-                given,
-            )
-        if name in _RANGES:
-            low, high, words = _RANGES[name]
-            if not low <= given <= high:
-                raise bad(words.format(given), name)
+            message = "Input should be a valid integer, got a number with a fractional part"
+            raise invalid(f"body.{name}", "int_from_float", message, given)
+    if "stream" in value and value["stream"] is not None and not isinstance(value["stream"], bool):
+        raise invalid("body.stream", "bool_type", "Input should be a valid boolean", value["stream"])
+    _stops(value)
+
+
+_NEVER_NULL = (
+    "ignore_eos",
+    "min_tokens",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "length_penalty",
+)
+
+
+def _no_nulls(value: dict[str, Any], chat: bool) -> None:
+    """Fields that have a default but may not be null; `n` is one of them on completions only."""
+    for name in _NEVER_NULL if chat else (*_NEVER_NULL, "n"):
+        if name in value and value[name] is None:
+            kind, noun = ("int_type", "integer") if name in _WHOLE else ("bool_type", "boolean")
+            raise invalid(f"body.{name}", kind, f"Input should be a valid {noun}", None)
+
+
+def _ranges(value: dict[str, Any]) -> None:
+    for name, (low, high, words) in _RANGES.items():
+        given = value.get(name)
+        if given is not None and not low <= given <= high:
+            shown = given if name in _WHOLE else float(given)
+            if name == "n":
+                raise bad(words.format(shown))
+            raise bad(words.format(shown), name, shown)
+    if value.get("temperature") == 0 and (value.get("n") or 1) > 1:
+        raise bad(f"n must be 1 when using greedy sampling, got {value['n']}.")
     top_p, repetition = value.get("top_p"), value.get("repetition_penalty")
     if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise bad(f"top_p must be in (0, 1], got {top_p}.", "top_p")
+        raise bad(f"top_p must be in (0, 1], got {float(top_p)}.", "top_p", float(top_p))
     if repetition is not None and repetition <= 0:
-        raise bad(f"repetition_penalty must be greater than zero, got {repetition}.", "repetition_penalty")
-    if "stream" in value and value["stream"] is not None and not isinstance(value["stream"], bool):
-        raise _invalid(("stream",), "bool_type", "Input should be a valid boolean", value["stream"])
-    _stops(value)
+        raise bad(
+            f"repetition_penalty must be greater than zero, got {repetition}.",
+            "repetition_penalty",
+            repetition,
+        )
 
 
 def _stops(value: dict[str, Any]) -> None:
@@ -207,9 +196,10 @@ def _stops(value: dict[str, Any]) -> None:
     if stop is None or isinstance(stop, str):
         return
     if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
-        raise _invalid(("stop",), "string_type", "Input should be a valid string", stop)
+        raise invalid("body.stop", "string_type", "Input should be a valid string", stop)
     if len(stop) > _MAX_STOP:
-        raise bad(f"stop must have at most {_MAX_STOP} strings, got {len(stop)}.", "stop")
+        message = f"List should have at most {_MAX_STOP} items after validation, not {len(stop)}"
+        raise invalid("body.stop", "too_long", message, stop)
     if "" in stop:
         raise bad("stop cannot contain an empty string.", "stop")
 
@@ -219,7 +209,7 @@ def _tools(value: dict[str, Any], auto_tools: bool) -> None:
     if tools is None:
         return
     if not tools:
-        raise _invalid((), "value_error", "Value error, `tools` must not be an empty array.", value)
+        raise bad("`tools` must not be an empty array.", "tools")
     choice = value.get("tool_choice", "auto")
     if choice != "none" and not auto_tools:
         name = f'"{choice}"' if isinstance(choice, str) else "named"
@@ -262,9 +252,5 @@ def _wanted(value: dict[str, Any]) -> str | None:
             return minimal_json(None)
         case "json_schema":
             return minimal_json((form.get("json_schema") or {}).get("schema"))
-    raise _invalid(
-        ("response_format", "type"),
-        "literal_error",
-        "Input should be 'text', 'json_object' or 'json_schema'",
-        kind,
-    )
+    message = "Input should be 'text', 'json_object' or 'json_schema'"
+    raise invalid("body.response_format.type", "literal_error", message, kind)

@@ -13,7 +13,8 @@ from emulator.template import TemplateError, check_alternation, prompt_of
 from emulator.text import GEMMA, script, story
 from emulator.tgi_jobs import stall_after
 from emulator.vllm_answers import Shapes, Spoken, shapes_for, usage_of
-from emulator.vllm_checks import Ask, Refused, bad, check, forced_tool
+from emulator.vllm_checks import Ask, check, forced_tool
+from emulator.vllm_refusals import Refused, bad
 
 _BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
 
@@ -33,29 +34,26 @@ class Generation:
         ask = check(
             value, chat=chat, auto_tools=settings.auto_tools, force_usage=settings.force_include_usage
         )
-        prompts = [_chat_prompt(value)] if chat else _prompts(value)
-        wishes, spoken = self._wishes(prompts, ask, exchange, clamp=chat)
+        prompts = [_counted(_chat_prompt(value))] if chat else _prompts(value)
+        wishes, spoken = self._wishes(prompts, ask, exchange)
         self._admit(len(wishes))
         header_id = exchange.request.header("x-request-id")
         shapes = shapes_for(
             ask,
             chat=chat,
             request_id=header_id or value.get("request_id"),
-            model=value.get("model") or settings.name,
+            model=settings.name,
             version=settings.version,
             tool=forced_tool(value) if chat else None,
         )
-        headers = (("x-request-id", header_id),) if header_id and settings.request_id_headers else ()
         with self._engine.open(wishes) as batch:
             exchange.batch = batch
             if ask.stream:
-                await exchange.outlet.start(
-                    200, (("content-type", "text/event-stream; charset=utf-8"), *headers)
-                )
-                frames = self._frames(batch, shapes, spoken, len(prompts))
+                await exchange.outlet.start(200, (("content-type", "text/event-stream; charset=utf-8"),))
+                frames = self._frames(batch, shapes, spoken)
                 await relay(frames, exchange, self._dialect)
             else:
-                await self._whole(exchange, batch, shapes, spoken, len(prompts), headers)
+                await self._whole(exchange, batch, shapes, spoken)
 
     def _admit(self, wanted: int) -> None:
         limit = self._settings.max_queued
@@ -64,28 +62,24 @@ class Generation:
             raise Refused(503, "Service Unavailable", _BUSY)
 
     def _wishes(
-        self, prompts: list[str], ask: Ask, exchange: Exchange, *, clamp: bool
+        self, prompts: list[tuple[str, int]], ask: Ask, exchange: Exchange
     ) -> tuple[list[Wish], list[Spoken]]:
         wishes, spoken = [], []
         limit = self._settings.max_total_tokens
-        for prompt in prompts:
-            tokens = GEMMA.count(prompt)
+        for prompt, tokens in prompts:
             if tokens >= limit:
                 raise bad(
                     f"This model's maximum context length is {limit} tokens. However, your prompt contains "
                     f"{tokens} input tokens, which exceeds this limit even without any output tokens. "
                     "Please reduce the length of the input prompt.",
                     "input_tokens",
+                    tokens,
                 )
             room = limit - tokens
             wanted = room if ask.max_tokens is None else ask.max_tokens
-            if wanted > room and not clamp:
-                raise bad(
-                    f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. "
-                    f"This model's maximum context length is {limit} tokens and your request has "
-                    f"{tokens} input tokens.",
-                    "max_tokens",
-                )
+            if wanted > limit:
+                message = f"max_tokens={wanted} cannot be greater than max_model_len={limit}."
+                raise bad(f"{message} Please request fewer output tokens.", "max_tokens", wanted)
             for place in range(ask.n):
                 wishes.append(self._wish(prompt, tokens, min(wanted, room), ask, exchange, place))
                 spoken.append(Spoken(prompt, tokens))
@@ -116,7 +110,7 @@ class Generation:
         )
 
     async def _frames(
-        self, batch: Batch, shapes: Shapes, spoken: list[Spoken], prompts: int
+        self, batch: Batch, shapes: Shapes, spoken: list[Spoken]
     ) -> AsyncGenerator[bytes, None]:
         begun: set[int] = set()
         while not batch.over:
@@ -132,22 +126,18 @@ class Generation:
             one.take(step)
             yield self._framed(shapes.step_chunk(index, step, one), shapes, one)
         if shapes.ask.usage:
-            more = {"usage": usage_of(spoken, prompts), "system_fingerprint": shapes.fingerprint}
+            more = {"usage": usage_of(spoken, shapes.ask.n), "system_fingerprint": shapes.fingerprint}
             yield frame(shapes.chunk([], **more))
         yield DONE
 
     def _framed(self, chunk: dict[str, Any], shapes: Shapes, one: Spoken) -> bytes:
-        return frame(chunk | {"usage": usage_of([one], 1)} if shapes.ask.every_usage else chunk)
+        if not shapes.ask.every_usage:
+            return frame(chunk)
+        usage = usage_of([one], 1) | {"completion_tokens_details": None}
+        order = dict.fromkeys(("id", "object", "created", "model", "choices", "usage"))
+        return frame(order | chunk | {"usage": usage})
 
-    async def _whole(
-        self,
-        exchange: Exchange,
-        batch: Batch,
-        shapes: Shapes,
-        spoken: list[Spoken],
-        prompts: int,
-        headers: tuple[tuple[str, str], ...],
-    ) -> None:
+    async def _whole(self, exchange: Exchange, batch: Batch, shapes: Shapes, spoken: list[Spoken]) -> None:
         plan = exchange.plan
         kind = plan.get("error_first") or (
             plan.part("error_after", 1) or "internal" if "error_after" in plan else ""
@@ -161,7 +151,7 @@ class Generation:
             if got is not None:
                 spoken[got[0]].take(got[1])
         load = _load_header(exchange, self._engine)
-        await exchange.reply(as_json(shapes.whole(spoken, prompts), headers=(*headers, *load)))
+        await exchange.reply(as_json(shapes.whole(spoken), headers=load))
 
 
 def _load_header(exchange: Exchange, engine: Engine) -> tuple[tuple[str, str], ...]:
@@ -190,10 +180,19 @@ def _chat_prompt(value: dict[str, Any]) -> str:
     return prompt_of(messages, continued, answer=answer)
 
 
-def _prompts(value: dict[str, Any]) -> list[str]:
+def _counted(prompt: str) -> tuple[str, int]:
+    return prompt, GEMMA.count(prompt)
+
+
+def _prompts(value: dict[str, Any]) -> list[tuple[str, int]]:
+    """Texts and their lengths in tokens; a text gets a `<bos>` that is counted and not shown."""
     given = value["prompt"]
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given[0], int):
-        return [GEMMA.decode(given)]
-    return [one if isinstance(one, str) else GEMMA.decode(one) for one in given]
+    if isinstance(given, str) or isinstance(given[0], int):
+        given = [given]
+    return [_measured(one) for one in given]
+
+
+def _measured(prompt: str | list[int]) -> tuple[str, int]:
+    if isinstance(prompt, str):
+        return prompt, GEMMA.count(prompt) + 1
+    return GEMMA.decode(prompt), len(prompt)

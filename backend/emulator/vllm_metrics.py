@@ -40,7 +40,10 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
     lines.append("# TYPE vllm:request_success_total counter")
     for reason in ("stop", "length", "abort", "error", "repetition"):
         count = sum(n for name, n in meters.finished.items() if _FINISHED.get(name, name) == reason)
-        lines.append(f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(count)}')
+        lines.append(
+            f'vllm:request_success_total{{engine="0",finished_reason="{reason}",model_name="{model}"}} '
+            f"{float(count)}"
+        )
     if not old_names:
         lines += sample(
             "counter",

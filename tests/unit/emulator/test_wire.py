@@ -48,6 +48,13 @@ def _send(base: str, body: object, path: str = _PATH) -> socket.socket:
     return connection
 
 
+def _read(connection: socket.socket) -> bytes:
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+    return data
+
+
 def _gauges(base: str) -> dict[str, float]:
     lines = [line for line in httpx.get(base + "/metrics").text.splitlines() if not line.startswith("#")]
     return {line.split("{")[0].split(" ")[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
@@ -226,9 +233,7 @@ def test_idle_connections_close(start: Any) -> None:
     """After `--keep-alive-s` the server ends an idle connection."""
     base = start("vllm", "--keep-alive-s", "0.1")
     connection = _send(base, _SHORT)
-    data = b""
-    while piece := connection.recv(65536):
-        data += piece
+    data = _read(connection)
     connection.close()
     assert data.startswith(b"HTTP/1.1 200 OK")
 
@@ -258,8 +263,7 @@ def test_a_crash_resets_what_runs_and_refuses_for_a_while(start: Any) -> None:
     assert connection.recv(100)
     _arm(base, "crash=0.2")
     with pytest.raises(ConnectionResetError):
-        while connection.recv(65536):
-            pass
+        _read(connection)
     connection.close()
     with pytest.raises(httpx.ConnectError):
         httpx.get(base + "/health")
@@ -283,9 +287,7 @@ def test_several_requests_in_one_segment_are_answered_in_order(start: Any) -> No
             b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
             b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         )
-        data = b""
-        while piece := connection.recv(65536):
-            data += piece
+        data = _read(connection)
     assert data.index(b"200 OK") < data.index(b"404 Not Found")
 
 
@@ -295,9 +297,7 @@ def test_bytes_that_are_no_http(start: Any) -> None:
     host, port = base.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
-        data = b""
-        while piece := connection.recv(65536):
-            data += piece
+        data = _read(connection)
     assert data.startswith(b"HTTP/1.1 400")
     assert data.endswith(b"Invalid HTTP request received.")
 
