@@ -141,6 +141,26 @@ class Plan(dict[str, str]):
         """The first part of an argument as a number."""
         return float(self.part(name) or fallback)
 
+    @property
+    def stall_after(self) -> int | None:
+        """Tokens after which the engine itself stands still."""
+        if "hang_first_event" in self:
+            return 0
+        name = "hang_after" if "hang_after" in self else "comments_after"
+        return int(self.number(name)) if name in self else None
+
+    @property
+    def abort_after(self) -> int | None:
+        """Tokens after which the engine gives up."""
+        return int(self.number("abort")) if "abort" in self else None
+
+    @property
+    def error(self) -> str:
+        """The type of the error that a whole answer is to be, "" for none."""
+        if "error_after" in self:
+            return self.part("error_after", 1) or "internal"
+        return self.get("error_first", "")
+
 
 def parse_fault(
     text: str,

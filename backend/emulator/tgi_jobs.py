@@ -121,12 +121,9 @@ class Jobs:
 
     def refuse_by_fault(self, exchange: Exchange, dialect: Dialect) -> None:
         """On whole answers, `error_first` and `error_after` are answers with their own status."""
-        plan = exchange.plan
-        kind = plan.get("error_first") or (
-            plan.part("error_after", 1) or "internal" if "error_after" in plan else ""
-        )
+        kind = exchange.plan.error
         if kind:
-            whole = dialect.error_answer(kind, plan)
+            whole = dialect.error_answer(kind, exchange.plan)
             raise Refused(whole.status, kind, "", whole)
 
     @asynccontextmanager
@@ -161,18 +158,10 @@ class Jobs:
             stop=job.stop,
             stop_on_token=True,
             extra_ttft_s=plan.number("slow_first_token"),
-            stall_after=stall_after(plan),
-            abort_after=int(plan.number("abort")) if "abort" in plan else None,
+            stall_after=plan.stall_after,
+            abort_after=plan.abort_after,
             blank_tokens=int(plan.number("empty_tokens")),
         )
-
-
-def stall_after(plan: Plan) -> int | None:
-    """Tokens after which the engine itself stands still."""
-    if "hang_first_event" in plan:
-        return 0
-    name = "hang_after" if "hang_after" in plan else "comments_after"
-    return int(plan.number(name)) if name in plan else None
 
 
 def _truncated(job: Job) -> str:

@@ -11,7 +11,6 @@ from emulator.settings import Settings
 from emulator.stream import DONE, frame, relay
 from emulator.template import TemplateError, check_alternation, prompt_of
 from emulator.text import GEMMA, script, story
-from emulator.tgi_jobs import stall_after
 from emulator.vllm_answers import Shapes, Spoken, shapes_for, usage_of
 from emulator.vllm_checks import Ask, check, forced_tool
 from emulator.vllm_refusals import Refused, bad
@@ -104,8 +103,8 @@ class Generation:
             min_tokens=ask.min_tokens,
             salt=ask.salt,
             extra_ttft_s=plan.number("slow_first_token"),
-            stall_after=stall_after(plan),
-            abort_after=int(plan.number("abort")) if "abort" in plan else None,
+            stall_after=plan.stall_after,
+            abort_after=plan.abort_after,
             blank_tokens=int(plan.number("empty_tokens")),
         )
 
@@ -138,13 +137,9 @@ class Generation:
         return frame(order | chunk | {"usage": usage})
 
     async def _whole(self, exchange: Exchange, batch: Batch, shapes: Shapes, spoken: list[Spoken]) -> None:
-        plan = exchange.plan
-        kind = plan.get("error_first") or (
-            plan.part("error_after", 1) or "internal" if "error_after" in plan else ""
-        )
+        kind = exchange.plan.error
         if kind:
-            whole = self._dialect.error_answer(kind, plan)
-            await exchange.reply(whole)
+            await exchange.reply(self._dialect.error_answer(kind, exchange.plan))
             return
         while not batch.over:
             got = await batch.next()

@@ -49,7 +49,7 @@ def render(engine: Engine, model: str, *, hidden: bool, old_names: bool) -> str:
             "counter",
             "vllm:admission_rejections_total",
             float(meters.rejected),
-            f'{labels},reason="max_num_queued_reqs"',
+            f'model_name="{model}",reason="max_num_queued_reqs"',
         )
     return "\n".join([*lines, *_histograms(meters, f"{labels},", old_names)]) + "\n"
 
