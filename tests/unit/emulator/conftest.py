@@ -11,12 +11,6 @@ Start = Callable[..., str]
 _BACKEND = Path(__file__).parents[3] / "backend"
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """The loop that the emulator's own asyncio code needs."""
-    return "asyncio"
-
-
 def _spawn(arguments: tuple[str, ...]) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, "-m", "emulator", "--port", "0", "--engine", *arguments]
     process = subprocess.Popen(command, cwd=_BACKEND, stdout=subprocess.PIPE, text=True)
