@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -51,7 +52,14 @@ def running(command: list[str], url: str | None, log: Path, *, within_s: float) 
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "backend")}
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
     try:
         yield wait_ready(process, url, log, within_s)
     finally:
@@ -59,7 +67,7 @@ def running(command: list[str], url: str | None, log: Path, *, within_s: float) 
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # vLLM's engine is a child of its server
             process.wait()
 
 
