@@ -1,0 +1,63 @@
+"""The README says what the code does: its tables are compared with the code's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pointsman.app import build
+from pointsman.errors import ALL_KINDS
+from pointsman.metrics import FAMILIES
+from pointsman.policy import POLICIES
+from pointsman.settings import load
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(first_heading: str) -> list[list[str]]:
+    """The cells of the table whose first heading is given, without its head."""
+    table = README.split(f"| {first_heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table]
+
+
+def test_error_table_is_the_codes() -> None:
+    """Each error kind stands in the README with status, owner, whether a retry may help, and message."""
+    told = {tuple(row) for row in rows("code")}
+    assert told == {
+        (f"`{k.code}`", str(k.status), k.owner.value, "yes" if k.retryable else "no", k.message)
+        for k in ALL_KINDS
+    }
+
+
+def test_metrics_table_is_the_codes() -> None:
+    """Each metric family stands in the README with its kind and help."""
+    told = {tuple(row) for row in rows("metric")}
+    assert told == {(f"`{f.name}`", f.kind.value, f.help) for f in FAMILIES}
+
+
+def test_every_route_is_told() -> None:
+    """Each route outside of `/models/{model_id}/…` copies is named in the README, and none that is not there."""
+    app = build(load({}, None, None))
+    served = {
+        (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods
+    }
+    told = {(method, path) for method, path in re.findall(r"`(GET|POST) (/[^`\s]*)`", README)}
+    told -= {("GET", path) for path in ("/docs", "/redoc", "/openapi.json")}
+    assert told <= served
+    copies = {(m, p) for m, p in served if p.startswith("/models/{model_id}") and m == "POST"}
+    assert served - copies - {("GET", "/models/{model_id}/info")} <= told
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_is_told(name: str) -> None:
+    """Each policy is named in the README."""
+    assert f"`{name}`" in README
+
+
+def test_no_setting_is_made_up() -> None:
+    """Each name in capitals that looks like a setting is in `.env.example`."""
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=[a-z]+)?`", README)) - {"VLLM_MY_MODEL_ENDPOINT"}
+    assert named
+    assert {name for name in named if name not in example} == set()
