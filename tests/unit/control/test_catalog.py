@@ -1,0 +1,82 @@
+"""`/models` and `/v1/models`."""
+
+import pytest
+
+from pointsman.app import Router
+from pointsman.replica import Health, State
+from unit.control.conftest import Client, take_down
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_models_is_a_bare_array_in_seed_003s_shape(app: Router, client: Client) -> None:
+    """Its UI reads id, name, hf_name, endpoint and available of an array."""
+    async with client(app) as http:
+        models = (await http.get("/models")).json()
+    wanted = {"id", "name", "hf_name", "endpoint", "available"}
+    assert isinstance(models, list)
+    assert all(wanted <= set(model) for model in models)
+    assert [model["endpoint"] for model in models] == [
+        "http://router.test/models/distilgpt2",
+        "http://router.test/models/gemma-3-12b",
+    ]
+
+
+@pytest.mark.parametrize(("address", "shown"), [("127.0.0.1", True), ("10.1.2.3", False)])
+async def test_engine_addresses_are_for_operators(
+    app: Router, client: Client, address: str, shown: bool
+) -> None:
+    """`upstream` is there for OPS_NETWORKS only; nothing else of the answer names the engine."""
+    async with client(app, address) as http:
+        for path in (
+            "/models",
+            "/models/distilgpt2",
+            "/models/distilgpt2/health",
+            "/v1/models",
+            "/health",
+            "/",
+        ):
+            answer = await http.get(path)
+            assert answer.status_code == 200
+            assert ("engine.invalid" in answer.text) is (shown and path.startswith("/models"))
+
+
+async def test_health_of_a_model_names_the_reason(app: Router, client: Client) -> None:
+    """`healthy` and `status` as seed 003 has them; state, reason and since beside them."""
+    take_down(app, "distilgpt2")
+    async with client(app) as http:
+        found = (await http.get("/models/distilgpt2/health")).json()
+    assert (found["model_id"], found["healthy"], found["status"]) == ("distilgpt2", False, "unavailable")
+    assert (found["state"], found["reason"]) == ("down", "connection refused")
+    assert found["since"] == "2023-11-14T22:13:20Z"
+
+
+async def test_a_model_is_as_well_as_its_best_replica(app: Router, client: Client) -> None:
+    """One replica up is enough to be available."""
+    app.registry.models["gemma-3-12b"].pool[0].health = Health(State.MISCONFIGURED, "401", 1.0)
+    async with client(app) as http:
+        found = (await http.get("/models/gemma-3-12b")).json()
+    assert (found["available"], found["state"]) == (True, "up")
+    assert [replica["state"] for replica in found["replicas"]] == ["misconfigured", "up"]
+
+
+async def test_unknown_model_is_404_with_the_known_ids(app: Router, client: Client) -> None:
+    """The message lists what there is, as a string in `detail` for seed 003's clients."""
+    async with client(app) as http:
+        answer = await http.get("/models/nope/health")
+    assert answer.status_code == 404
+    assert "distilgpt2, gemma-3-12b" in answer.json()["detail"]
+
+
+async def test_openai_list_and_one_by_its_hub_name(app: Router, client: Client) -> None:
+    """`/v1/models` has OpenAI's shape, and a name with a slash finds its model."""
+    async with client(app) as http:
+        listed = (await http.get("/v1/models")).json()
+        one = (await http.get("/v1/models/distilbert/distilgpt2")).json()
+        scoped = (await http.get("/models/gemma-3-12b/v1/models")).json()
+        missing = await http.get("/v1/models/nope")
+    assert [entry["id"] for entry in listed["data"]] == ["distilgpt2", "gemma-3-12b"]
+    assert (one["id"], one["object"], one["max_model_len"]) == ("distilgpt2", "model", 1024)
+    assert [entry["id"] for entry in scoped["data"]] == ["gemma-3-12b"]
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"
