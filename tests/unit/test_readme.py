@@ -37,7 +37,7 @@ def test_metrics_table_is_the_codes() -> None:
 
 
 def test_every_route_is_told() -> None:
-    """Each route outside of `/models/{model_id}/…` copies is named in the README, and none that is not there."""
+    """Each route but the per-model copies is named in the README, and none that is not there."""
     app = build(load({}, None, None))
     served = {
         (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods

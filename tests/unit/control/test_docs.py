@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def test_every_generation_route_is_described(app: Router) -> None:
-    """Each route of the data plane is in OpenAPI with a schema and an example, and finds itself when called."""
+    """Each route of the data plane is in OpenAPI with a schema and an example, and finds itself."""
     paths = app.openapi()["paths"]
     for route in app.routes_table.table:
         described = paths[route.template][route.method.lower()]
