@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._error: Broken | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._head_bytes = 0
+        self._fed_bytes = 0
         self._until_close = False
         self._keep_alive = False
         self._got_byte = False
@@ -72,16 +73,16 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._got_byte = True
-        if self._head is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX_BYTES and data.find(b"\r\n\r\n") < 0:
-                self._fail(Broken("headers too large", junk=True))
-                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Broken("no HTTP answer", junk=True))
             return
+        if self._head is None:  # a header line without end is seen by no callback
+            self._fed_bytes += len(data)
+            if self._fed_bytes > 2 * HEAD_MAX_BYTES:
+                self._fail(Broken("headers too large", junk=True))
+                return
         if self._unread > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -100,11 +101,18 @@ class Connection(asyncio.Protocol):
             self._error = Broken("connection closed", silent=not self._got_byte, reused=self.served > 0)
         self._wake()
 
-    # --- httptools callbacks
+    # --- httptools callbacks; what they raise comes out of feed_data as HttpParserCallbackError
+
+    def on_message_begin(self) -> None:
+        if self._head is not None:
+            raise Broken("bytes after the answer", junk=True)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head is not None:
             return  # a trailer
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > HEAD_MAX_BYTES:
+            raise Broken("headers too large", junk=True)
         name = name.lower()
         if name == b"content-length" and name in self._headers:
             raise Broken("two content-lengths", junk=True)
@@ -150,6 +158,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._headers = {}
         self._head_bytes = 0
+        self._fed_bytes = 0
         self._got_byte = False
         self._until_close = False
         self._ended = False
