@@ -257,29 +257,33 @@ class Forwarder:
     async def _whole(self, run: Run, connection: Connection, reader: Reader, head: Head) -> None:
         loop = asyncio.get_running_loop()
         idle, total = AttemptFailed(attempt.IDLE), AttemptFailed(attempt.TOTAL)
+        slow = AttemptFailed(attempt.SLOW_CLIENT)
+        untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
         parts: list[bytes] = []
         size = 0
         while chunk := await connection.read():
-            due = loop.time() + run.timeouts.byte_idle_s
-            run.watch.set(min(due, run.deadline), idle if due < run.deadline else total)
             size += len(chunk)
             if run.sink.committed:
+                run.watch.set(loop.time() + run.timeouts.send_s, slow)
                 await run.sink.write(chunk)
-                continue
-            parts.append(chunk)
-            if size > HELD_MAX_BYTES and not reader.mends:
-                length = head.headers.get(b"content-length", b"")
-                run.exchange.first_event_at = loop.time()
-                await run.sink.pass_on(b"".join(parts), int(length) if length.isdigit() else None)
-            elif size > 8 * HELD_MAX_BYTES:
-                raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
+            else:
+                parts.append(chunk)
+                if size > HELD_MAX_BYTES and untouched:
+                    length = _passable(head)
+                    run.exchange.first_event_at = loop.time()
+                    run.watch.set(loop.time() + run.timeouts.send_s, slow)
+                    await run.sink.pass_on(b"".join(parts), length)
+                elif size > 8 * HELD_MAX_BYTES:
+                    raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
+            due = loop.time() + run.timeouts.byte_idle_s
+            run.watch.set(min(due, run.deadline), idle if due < run.deadline else total)
         run.exchange.answer_bytes = size
         if run.sink.committed:
             await run.sink.write(b"", last=True)
             return
         body = reader.whole(parts[0] if len(parts) == 1 else b"".join(parts))
         run.exchange.first_event_at = loop.time()
-        run.watch.set(loop.time() + run.timeouts.send_s, AttemptFailed(attempt.SLOW_CLIENT))
+        run.watch.set(loop.time() + run.timeouts.send_s, slow)
         await run.sink.whole(body)
 
     def _pool(self, replica: Replica) -> Pool:
@@ -336,6 +340,14 @@ async def _read(connection: Connection, most: int) -> bytes:
         parts.append(chunk)
         size += len(chunk)
     return b"".join(parts)
+
+
+def _passable(head: Head) -> int | None:
+    """Length, if told, of an answer that is too large to be held and so to be checked."""
+    if not head.headers.get(b"content-type", b"").startswith(b"application/json"):
+        raise AttemptFailed(attempt.JUNK, "no JSON")
+    length = head.headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() else None
 
 
 async def _refusal(head: Head, connection: Connection, call: Call) -> AttemptFailed:

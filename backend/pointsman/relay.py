@@ -72,10 +72,11 @@ class Relay:
             now = loop.time()
             block = self._splitter.feed(chunk)
             if block:
-                if not block.startswith(b":") or b"\ndata:" in block:
-                    token_at = now
                 if await self._pass(block, now):
                     return
+                now = loop.time()  # what the client took to read is not the engine's silence
+                if not block.startswith(b":") or b"\ndata:" in block:
+                    token_at = now
             if self._sink.committed:
                 self._expect(now, token_at)
 
