@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pointsman import sse
-from pointsman.attempt import AttemptFailed
+from pointsman.attempt import SLOW_CLIENT, AttemptFailed
 from pointsman.call import Call
 from pointsman.errors import RouterError
 from pointsman.exchange import Exchange
@@ -39,6 +39,7 @@ class Answer:
     ) -> None:
         self.committed = False
         self.opened = False
+        self.finished = False  # the last byte was handed to the server
         self.shape = shape
         self.abort_streams = False  # STREAM_ERROR_TERMINATION=abort
         self._send = send
@@ -65,7 +66,7 @@ class Answer:
             body = self._surface.answer(self._call, self.exchange.model_id, body)
         self.committed = True
         await self._start(200, [_JSON, (b"content-length", b"%d" % len(body))])
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.write(body, last=True)
 
     async def pass_on(self, first: bytes, length: int | None) -> None:
         self.committed = True
@@ -83,25 +84,26 @@ class Answer:
 
     async def write(self, block: bytes, *, last: bool = False) -> None:
         await self._send({"type": "http.response.body", "body": block, "more_body": not last})
+        if last:
+            self.finished = True
 
     async def break_off(self, failure: AttemptFailed, *, mid_event: bool) -> None:
+        if failure.end is SLOW_CLIENT:  # who would read a frame?
+            self.cut()
+            return
         error = client_error(failure)
         self.exchange.error_code = error.kind.code
         if not self._streaming:
             self.cut()
             return
-        frame = self.shape.error_frame(error, self.exchange.request_id)
-        ends = self._abort is None or not self.abort_streams
-        await self.write(b"\n\n" + frame if mid_event else frame, last=ends)
-        if not ends:
-            self.cut()
+        await self._end_frame(error, b"\n\n" if mid_event else b"")
 
     async def refuse(self, error: RouterError, *, close: bool = False) -> None:
         """Answer an error before anything was committed; `close` ends the connection after it."""
         await self.close()
         self.exchange.error_code = error.kind.code
         if self.opened:
-            await self.write(self.shape.error_frame(error, self.exchange.request_id), last=True)
+            await self._end_frame(error)
             return
         status, body = self.shape.error(error, self.exchange.request_id)
         headers = [_JSON, (b"content-length", b"%d" % len(body))]
@@ -110,7 +112,7 @@ class Answer:
         if close:
             headers.append((b"connection", b"close"))
         await self._start(status, headers)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.write(body, last=True)
 
     async def close(self) -> None:
         """Stop the comments of an opened stream; safe to call twice."""
@@ -124,6 +126,11 @@ class Answer:
 
     def drop(self) -> None:
         """Forget the client, who has left or does not read."""
+        self.stop()
+        self.cut()
+
+    def stop(self) -> None:
+        """End the comments wherever they are; nothing is to be sent after it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._opener is not None:
@@ -133,6 +140,13 @@ class Answer:
         """End the client's connection at once; what was sent stays visibly unfinished."""
         if self._abort is not None:
             self._abort()
+
+    async def _end_frame(self, error: RouterError, before: bytes = b"") -> None:
+        frame = before + self.shape.error_frame(error, self.exchange.request_id)
+        ends = self._abort is None or not self.abort_streams
+        await self.write(frame, last=ends)
+        if not ends:
+            self.cut()
 
     def _start_opener(self, every_s: float) -> None:
         self._opener = asyncio.get_running_loop().create_task(self._keep_open(every_s))

@@ -114,6 +114,7 @@ class Plane:
             exchange.end = attempt.BUG
             await self._refuse(answer, RouterError(INTERNAL), body, watch)
         finally:
+            answer.stop()
             exchange.ended_at = loop.time()
             for observe in self._observers:
                 observe(exchange)
@@ -151,7 +152,7 @@ class Plane:
         timeouts = model.config.timeouts
         limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
         run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s)
-        watcher = _listen(hook, body, watch)
+        watcher = _listen(hook, body, watch, answer)
         try:
             await self._forwarder.serve(run)
         finally:
@@ -205,6 +206,7 @@ class _Body:
     def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
         self._receive = receive
         self._headers = headers
+        self._begun = False
         self.whole = False
 
     async def read(self, most: int) -> bytes:
@@ -231,6 +233,8 @@ class _Body:
 
     async def drain(self) -> bool:
         """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""
+        if not self._begun and b"expect" in self._headers:
+            return False  # to read is to say 100 Continue
         size = 0
         try:
             async with asyncio.timeout(_DRAIN_S):
@@ -246,6 +250,7 @@ class _Body:
             pass
 
     async def _next(self) -> bytes:
+        self._begun = True
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
@@ -254,17 +259,22 @@ class _Body:
         return block
 
 
-def _listen(hook: Hook | None, body: _Body, watch: Watch) -> "asyncio.Task[None] | None":
-    """Have the exchange interrupted when the client leaves."""
+def _listen(hook: Hook | None, body: _Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
+    """Have the exchange interrupted when the client leaves before it has its whole answer."""
+
+    def leave() -> None:
+        if not answer.finished:
+            watch.interrupt(ClientGone())
+
     if hook is not None:
         if hook.gone:
             raise ClientGone
-        hook.on_disconnect = lambda: watch.interrupt(ClientGone())
+        hook.on_disconnect = leave
         return None
 
     async def wait() -> None:
         await body.gone()
-        watch.interrupt(ClientGone())
+        leave()
 
     return asyncio.get_running_loop().create_task(wait())
 
