@@ -17,12 +17,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind
 from pointsman.front import FrontConfig, UnixAddress
-from pointsman.plane import EXTENSION
+from pointsman.plane import EXTENSION, request_id
 
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 URL_BYTES_MAX = 8 * 1024
 _HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
+_FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 
 
@@ -51,6 +52,8 @@ class Hook:
 
     def abort(self) -> None:
         """Close the connection without ending the answer."""
+        if not self.gone:
+            self._protocol.cycle.disconnected = True  # else uvicorn logs that the answer was not ended
         self._protocol.transport.abort()
 
 
@@ -59,7 +62,8 @@ class Protocol(HttpToolsProtocol):
 
     _hook: Hook | None = None
     _head_done = False
-    _head_bytes = 0
+    _fed_bytes = 0  # of the current message, as they came
+    _body_bytes = 0  # of them, body
     _deaf = False  # nothing more is read from this connection
 
     def connection_made(self, transport: Any) -> None:
@@ -71,12 +75,11 @@ class Protocol(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
-        if not self._head_done:
-            self._head_bytes += len(data)
+        self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
-            if not self._head_done and self._head_bytes > _HEAD_BYTES_MAX:
-                raise Refused(HEADERS_TOO_LARGE, "head too large")
+            if self._fed_bytes > _HEAD_BYTES_MAX + _FRAMING_MAX * self._body_bytes:
+                raise Refused(HEADERS_TOO_LARGE, "head or trailers too large")
         except httptools.HttpParserUpgrade:
             self._deaf = True  # what follows is another protocol; the request itself is answered as it stands
             self.cycle.keep_alive = False
@@ -115,18 +118,25 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        self._head_bytes = 0
         if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
             raise Refused(BAD_REQUEST, "a request needs exactly one Host")
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._head_done = False
+        self._fed_bytes = self._body_bytes = 0
+
+    def eof_received(self) -> None:
+        self._tell_gone()  # a half-closed client counts as gone, even while it still has to read
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
         self._tell_gone()
+        super().connection_lost(exc)
 
     @property
     def _answering(self) -> bool:
@@ -134,7 +144,7 @@ class Protocol(HttpToolsProtocol):
 
     def _tell_gone(self) -> None:
         hook = self._hook
-        if hook is not None:
+        if hook is not None and self._answering:
             hook.gone = True
             if hook.on_disconnect is not None:
                 hook.on_disconnect()
@@ -158,18 +168,21 @@ class Protocol(HttpToolsProtocol):
         self._refuse(kind, cause.why if isinstance(cause, Refused) else None)
 
     def _refuse(self, kind: ErrorKind, why: str | None) -> None:
+        own_id = request_id(dict(self.headers or ()).get(b"x-request-id"))
         error = {
             "message": kind.message,
             "type": "invalid_request_error",
             "code": kind.code,
             "owner": kind.owner.value,
             "retryable": kind.retryable,
+            "request_id": own_id,
         }
         body = msgspec.json.encode({"error": error, "detail": why or kind.message})
-        head = STATUS_LINE[
-            kind.status
-        ] + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(head + body)
+        head = (
+            f"content-type: application/json\r\nconnection: close\r\nx-request-id: {own_id}\r\n"
+            f"x-process-time: 0.000\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
         self.transport.close()
 
 

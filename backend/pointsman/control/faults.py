@@ -44,6 +44,6 @@ def install(app: FastAPI) -> None:
 
 
 def _answer(request: Request, error: RouterError) -> Response:
-    status, body = shape_of(request.url.path).error(error, request.state.request_id)
+    status, body = shape_of(request.scope["path"]).error(error, request.state.request_id)
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
     return Response(body, status, headers, media_type="application/json")

@@ -68,7 +68,8 @@ class ControlFront:
                         "headers": [
                             *answer.headers,
                             (b"x-request-id", own_id.encode("ascii")),
-                            (b"content-length", b"0"),
+                            (b"x-process-time", b"0.000"),
+                            *([] if answer.status == 204 else [(b"content-length", b"0")]),
                         ],
                     }
                 )
