@@ -5,7 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import httpx
 import pytest
@@ -112,13 +112,15 @@ def test_counters_count(client: httpx.Client) -> None:
 
 def test_requests_queue(engine: Engine, client: httpx.Client) -> None:
     """Past --max-num-seqs requests wait; headers and keep-alive comments come meanwhile, but no frame."""
-    with open_request(engine, LONG), open_request(engine, LONG):
-        wait_for(client, 2, 0)
-        with open_request(engine, LONG | {"max_tokens": 3}) as third:
-            wait_for(client, 2, 1)
-            head = receive_until(third, KEEP_ALIVE + b"\n\n")
-            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert b"data: " not in head
+    with ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(open_request(engine, LONG))
+        wait_for(client, 2, 2)
+        last = opened.enter_context(open_request(engine, LONG | {"max_tokens": 3}))
+        wait_for(client, 2, 3)
+        head = receive_until(last, KEEP_ALIVE + b"\n\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"data: " not in head
     wait_for(client, 0, 0)
 
 
