@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from pointsman.health import HealthConfig, Outcome
-from pointsman.probe import Prober, _unanswered
+from pointsman.probe import Prober, _StallWatch, _unanswered
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
 
 pytestmark = pytest.mark.anyio
@@ -143,12 +143,36 @@ async def test_facts_of_a_tgi_engine() -> None:
 
 async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key goes out as bearer token; without one there is no Authorization; proxies are ignored."""
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
     with_key, without = SmallEngine(VLLM_ROUTES), SmallEngine(VLLM_ROUTES)
     await check(with_key, key="s3cret")
     await check(without)
+    assert len(with_key.heads) == len(without.heads) == 2
     assert all("authorization: Bearer s3cret\r\n" in head for head in with_key.heads)
     assert not any("authorization" in head.lower() for head in without.heads)
+
+
+async def test_each_call_has_a_connection_of_its_own() -> None:
+    """No connection is kept: the next check would reach it just when vLLM closes it."""
+    engine = SmallEngine(VLLM_ROUTES)
+    opened = 0
+
+    async def keep_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        while True:
+            await engine(reader, writer)
+
+    async with served(keep_alive) as port, Prober([], QUICK) as prober:
+        replica = replica_at(port)
+        for _ in range(3):
+            await prober.probe_once(replica)
+        assert connections(prober) == 0
+    assert replica.health.rises == 3
+    assert opened == len(engine.heads) == 6
 
 
 async def test_a_base_path_is_kept() -> None:
@@ -346,6 +370,7 @@ async def test_a_hanging_replica_holds_up_nobody() -> None:
         await prober.stop()
         assert time.monotonic() - began < 1
         assert connections(prober) == 0
+        assert prober._client.is_closed
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("probe ")]
     gc.collect()  # a socket left open warns here, and a warning fails the test
 
@@ -381,6 +406,13 @@ async def test_a_check_during_a_standstill_is_discarded() -> None:
         assert (result and result.outcome) == outcome
         assert (replica.health == Health()) is (outcome is None)
         assert (replica.facts == Facts()) is (outcome is None)
+
+
+async def test_a_standstill_right_before_the_end_counts() -> None:
+    """A standstill is noticed even if no timer has run since."""
+    with _StallWatch() as stall:
+        time.sleep(0.4)
+    assert stall.worst_s > 0.1
 
 
 @pytest.mark.parametrize(
