@@ -241,6 +241,7 @@ class Forwarder:
         head = await connection.head()
         if head.status != 200:
             raise await _refusal(head, connection, run.call)
+        reader.heed(head.headers)
         if not run.call.stream:
             await self._whole(run, connection, reader, head)
             return

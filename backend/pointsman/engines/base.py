@@ -4,6 +4,7 @@ A dialect is the API an engine speaks: it encodes a call, reads the answer, and 
 Pure. Sources: `contracts/tgi.md` sections 4 and 6, `contracts/vllm.md` sections 4 and 5.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Flag
 from typing import Protocol
@@ -16,6 +17,11 @@ from pointsman.call import Call, Operation
 from pointsman.replica import Engine, Facts, Replica
 
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
+_UNFIT = re.compile(
+    r"://|Traceback|File \"|<(?:html|!doctype|[\w.]+ object at)|0x[0-9a-f]{6}"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b|(?:/[\w.@+-]+){2}|\w\.(?:py|rs|cc?|cu|so)\b",
+    re.IGNORECASE,
+)
 
 
 class Seen(Flag):
@@ -48,6 +54,9 @@ class Reader(Protocol):
 
     tokens: Tokens
     mends: bool  # whether events must be rewritten one by one
+
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        """Take what the answer's headers tell; names in lower case."""
 
     def look(self, data: bytes) -> Seen:
         """Judge one event by its data.
@@ -98,7 +107,7 @@ def engine_message(body: bytes) -> str | None:
     """
     try:
         payload = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         payload = body.decode("utf-8", "replace")
     found = payload
     if isinstance(found, dict):
@@ -107,7 +116,7 @@ def engine_message(body: bytes) -> str | None:
             found = found.get("message")
     if not isinstance(found, str) or not found.strip():
         return None
-    if any(mark in found for mark in ("://", "Traceback", 'File "', "<html", "<!DOCTYPE")):
+    if _UNFIT.search(found):
         return None
     return found.strip()[:_MESSAGE_MAX]
 

@@ -40,7 +40,7 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
 
 
@@ -91,6 +91,9 @@ class OpenAIReader:
         self.tokens = Tokens()
         self._operation = call.operation
 
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        """vLLM counts in its bodies."""
+
     def look(self, data: bytes) -> Seen:
         if not data:
             return Seen.QUIET
@@ -99,8 +102,7 @@ class OpenAIReader:
         try:
             chunk = _chunks.decode(data)
         except msgspec.ValidationError:
-            decode_object(data)
-            return Seen.CONTENT  # an unknown shape of a known thing: the client's to read
+            return self._look_loosely(decode_object(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "event is no JSON") from None
         if given(chunk.error) or chunk.object == "error":
@@ -114,6 +116,16 @@ class OpenAIReader:
             if choice.finish_reason or choice.text or _has_content(choice.delta):
                 seen = Seen.CONTENT
         return seen
+
+    def _look_loosely(self, payload: dict[str, object]) -> Seen:
+        """Judge an unknown shape of a known thing; where it is no failure, it is the client's to read."""
+        if payload.get("error") is not None or payload.get("object") == "error":
+            raise judge_error(payload, self._operation)
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
+                raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
+        return Seen.CONTENT
 
     def striking(self, block: bytes) -> bool:
         return (
@@ -146,7 +158,7 @@ class OpenAIReader:
         return body
 
     def _count(self, usage: _Usage) -> None:
-        self.tokens.prompt = usage.prompt_tokens
+        self.tokens.prompt = usage.prompt_tokens or 0
         self.tokens.completion = usage.completion_tokens or 0
 
 

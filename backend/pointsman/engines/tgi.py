@@ -6,6 +6,7 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.base import Outgoing, Reader, Seen, Tokens, join, judge_error
+from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Engine, Facts, Replica
@@ -51,10 +52,11 @@ class Tgi:
         """Translate what TGI would refuse; everything else passes untouched.
 
         Raises:
-            RouterError: INVALID_PARAMETER, for what this engine would silently ignore.
+            RouterError: INVALID_PARAMETER, for what this engine would silently ignore; REMOTE_MEDIA.
         """
         if call.operation is Operation.INFO:
             return Outgoing("GET", "/info", b"")
+        refuse_remote_images(call.fields)
         if call.api is Api.OPENAI:
             return Outgoing("POST", ROUTES[call.operation], join(_openai_fields(call.fields)))
         path = _NATIVE[call.operation]
@@ -87,15 +89,18 @@ def _number(value: msgspec.Raw | None) -> float | None:
         return None
     try:
         return msgspec.json.decode(value, type=float)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         return None  # not a number: TGI names the field
 
 
 def _native_fields(fields: Fields) -> Fields:
-    """Say temperature 0 as greedy and leave out a top_p or typical_p of 1, which TGI refuses."""
+    """Say temperature 0 as greedy and leave out a top_p or typical_p of 1, which TGI refuses.
+
+    Naming any of these had turned sampling on; what is left must not turn it off (tgi.md 3.1).
+    """
     try:
         given = msgspec.json.decode(fields["parameters"], type=Fields | None)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         return fields
     if given is None:
         return fields
@@ -104,6 +109,7 @@ def _native_fields(fields: Fields) -> Fields:
         number = _number(parameters.get(name))
         if number is not None and number >= 1.0 and number < 1.0 + 1e-6:
             del parameters[name]
+            parameters.setdefault("do_sample", msgspec.Raw(b"true"))
     if _number(parameters.get("temperature")) == 0.0 or _number(parameters.get("top_p")) == 0.0:
         for name in _SAMPLING:
             parameters.pop(name, None)
@@ -133,11 +139,11 @@ def _openai_fields(fields: Fields) -> Fields:
 
 
 class _Details(msgspec.Struct):
-    generated_tokens: int = 0
     input_length: int | None = None
 
 
 class _Event(msgspec.Struct):
+    index: int = 0  # counts tokens from 1
     token: msgspec.Raw = ABSENT
     generated_text: str | None = None
     details: _Details | None = None
@@ -145,6 +151,10 @@ class _Event(msgspec.Struct):
 
 
 _events = msgspec.json.Decoder(_Event)
+
+
+def _count(value: bytes | None) -> int:
+    return int(value) if value is not None and value.isdigit() and len(value) < 10 else 0
 
 
 class TgiReader:
@@ -159,6 +169,10 @@ class TgiReader:
         self.tokens = Tokens()
         self._operation = call.operation
 
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        self.tokens.prompt = _count(headers.get(b"x-prompt-tokens"))
+        self.tokens.completion = _count(headers.get(b"x-generated-tokens"))
+
     def look(self, data: bytes) -> Seen:
         if not data:
             return Seen.QUIET
@@ -168,10 +182,10 @@ class TgiReader:
             raise AttemptFailed(attempt.JUNK, "event is no such JSON") from None
         if given(event.error):
             raise judge_error(decode_object(data), self._operation)
-        if event.details is not None:
-            self.tokens.completion = event.details.generated_tokens
-            self.tokens.prompt = event.details.input_length or 0
         if event.generated_text is not None:
+            self.tokens.completion = event.index
+            if event.details is not None:
+                self.tokens.prompt = event.details.input_length or 0
             return Seen.CONTENT | Seen.LAST
         return Seen.CONTENT if given(event.token) else Seen.QUIET
 
@@ -187,15 +201,13 @@ class TgiReader:
             answer = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "answer is no JSON") from None
-        first = answer[0] if isinstance(answer, list) and answer else answer
+        wrapped = self._operation is Operation.COMPAT and isinstance(answer, list) and answer
+        first = answer[0] if wrapped else answer
         if isinstance(first, dict) and "error" in first:
             raise judge_error(first, self._operation)
         if self._operation in (Operation.GENERATE, Operation.COMPAT):
             if not isinstance(first, dict) or not isinstance(first.get("generated_text"), str):
                 raise AttemptFailed(attempt.JUNK, "no generated_text")
-            details = first.get("details")
-            if isinstance(details, dict) and isinstance(details.get("generated_tokens"), int):
-                self.tokens.completion = details["generated_tokens"]
         return body
 
 
@@ -209,7 +221,7 @@ class _MendingReader(OpenAIReader):
         prefix = "chatcmpl" if call.operation is Operation.CHAT else "cmpl"
         self._id = f"{prefix}-{request_id}"
         self._name = public_name
-        self._greeted: set[object] = set()  # choices whose role was told
+        self._greeted: set[int] = set()  # choices whose role was told
 
     def striking(self, block: bytes) -> bool:
         return True
@@ -226,14 +238,23 @@ class _MendingReader(OpenAIReader):
         payload["id"] = self._id
         payload["model"] = self._name
         choices = payload.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            finish = choice.get("finish_reason")
-            choice["finish_reason"] = _FINISH.get(finish, finish)
-            delta = choice.get("delta")
-            if isinstance(delta, dict) and "role" in delta:
-                if choice.get("index") in self._greeted:
-                    del delta["role"]
-                self._greeted.add(choice.get("index"))
-        if isinstance(choices, list) and len(choices) > 1:  # TGI lists them as they finish
-            choices.sort(key=lambda choice: choice.get("index", 0))
+        if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
+            for choice in choices:
+                self._repair_choice(choice)
+            choices.sort(key=_index)  # TGI lists them as they finish
         return msgspec.json.encode(payload)
+
+    def _repair_choice(self, choice: dict[str, object]) -> None:
+        finish = choice.get("finish_reason")
+        if isinstance(finish, str):
+            choice["finish_reason"] = _FINISH.get(finish, finish)
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and "role" in delta:
+            if _index(choice) in self._greeted:
+                del delta["role"]
+            self._greeted.add(_index(choice))
+
+
+def _index(choice: dict[str, object]) -> int:
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0
