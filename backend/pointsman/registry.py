@@ -33,11 +33,8 @@ class Model:
     def engines(self) -> set[Engine]:
         return {replica.engine for replica in self.pool}
 
-    def answers_to(self, name: str) -> bool:
-        """Whether a client may call this model `name`: id, alias, hub name, or what an engine serves."""
-        config = self.config
-        if name in (config.id, config.hf_name) or name in config.aliases:
-            return True
+    def serves(self, name: str) -> bool:
+        """Whether an engine of this model answers to `name`."""
         return any(replica.knows(name) for replica in self.pool)
 
 
@@ -76,6 +73,7 @@ class Registry:
         self.models = {config.id: _model(config, retry) for config in models}
         self._default = default_model
         self._on_attempt = on_attempt
+        self._named = _by_name(list(self.models.values()))
         self._known: dict[str, Model] = {}  # names engines serve; an entry is checked before it is believed
 
     @property
@@ -83,12 +81,18 @@ class Registry:
         return [replica for model in self.models.values() for replica in model.pool]
 
     def find(self, name: str) -> Model | None:
-        """The model that answers to `name`, by exact match; ids first, then aliases, then served names."""
-        model = self.models.get(name) or self._known.get(name)
-        if model is not None and model.answers_to(name):
+        """The model that answers to `name`, by exact match: id, alias, hub name, name that an engine serves.
+
+        What the operator wrote comes first, so that no engine can take another model's name.
+        """
+        model = self._named.get(name)
+        if model is not None:
+            return model
+        model = self._known.get(name)
+        if model is not None and model.serves(name):
             return model
         for model in self.models.values():
-            if model.answers_to(name):
+            if model.serves(name):
                 self._known[name] = model  # bounded: only names that a model answers to get here
                 return model
         self._known.pop(name, None)
@@ -107,6 +111,16 @@ class Registry:
 
     def lease(self, replica: Replica) -> Lease:
         return Lease(replica, self._on_attempt)
+
+
+def _by_name(models: list[Model]) -> dict[str, Model]:
+    """Configured names; of equal names the stronger kind counts, then the first model."""
+    kinds = (
+        [(model.config.hf_name, model) for model in models if model.config.hf_name is not None],
+        [(alias, model) for model in models for alias in model.config.aliases],
+        [(model.id, model) for model in models],
+    )
+    return {name: model for kind in kinds for name, model in reversed(kind)}
 
 
 def _model(config: ModelConfig, retry: RetryConfig) -> Model:

@@ -37,9 +37,12 @@ class Endpoint:
         Raises:
             ValueError: with a sentence that says what is wrong, never with the user info of the URL.
         """
-        parts = urlsplit(url.strip())
-        if parts.username is not None or parts.password is not None:
+        if "@" in url:  # before any message shows the URL, however it is read
             raise ValueError("an endpoint URL must not hold a user name or password; use …_KEY for the key")
+        try:
+            parts = urlsplit(url.strip())
+        except ValueError:
+            raise ValueError(f"endpoint {url!r} has a bad host") from None
         if parts.scheme not in ("http", "https"):
             raise ValueError(f"endpoint {url!r} must begin with http:// or https://")
         if not parts.hostname:
@@ -50,6 +53,8 @@ class Endpoint:
             raise ValueError(f"endpoint {url!r} holds spaces or other signs that a URL cannot have")
         try:
             port = parts.port
+            if port == 0:
+                raise ValueError
         except ValueError:
             raise ValueError(f"endpoint {url!r} has a bad port") from None
         default = 443 if parts.scheme == "https" else 80

@@ -67,7 +67,7 @@ class Routes:
 
 
 def _table(media_hosts: tuple[str, ...]) -> list[Route]:
-    openai, tgi, backend_api = OpenAI(media_hosts), Tgi(), BackendApi()
+    openai, tgi, backend_api = OpenAI(media_hosts), Tgi(media_hosts), BackendApi()
     undecided = Undecided(tgi, backend_api)
     plain: list[tuple[str, str, Operation, Surface, bool]] = [
         ("POST", "/v1/chat/completions", Operation.CHAT, openai, False),

@@ -17,7 +17,10 @@ CONTROL_FIELDS = frozenset(
         "request_id",
         "chat_template",
         "chat_template_kwargs",
+        "logits_processors",  # up to 0.8: names of functions to import
+        "guided_decoding_backend",  # up to 0.11
         "mm_processor_kwargs",
+        "media_io_kwargs",
         "cache_salt",
         "return_token_ids",
         "return_tokens_as_token_ids",
@@ -66,9 +69,10 @@ class Vllm:
             fields = _without_nulls(fields)
         if call.model is None or not replica.knows(call.model):
             fields = dict(fields)
-            fields.pop("model", None)
             if replica.own_name is not None:  # else left out, which vLLM takes for its own model
                 fields["model"] = msgspec.Raw(msgspec.json.encode(replica.own_name))
+            else:
+                fields.pop("model", None)
         if call.body is not None and fields is call.fields:
             return Outgoing("POST", path, call.body)
         return Outgoing("POST", path, join(fields))
@@ -93,7 +97,7 @@ def _without_nulls(fields: Fields) -> Fields:
     if "messages" in kept and b"null" in bytes(kept["messages"]):
         try:
             messages = msgspec.json.decode(kept["messages"], type=list[Fields])
-        except msgspec.ValidationError:
+        except msgspec.DecodeError:
             return kept  # not a list of objects: the engine says so better
         mended = [
             join({k: v for k, v in message.items() if k in _MAY_BE_NULL or bytes(v) != b"null"})

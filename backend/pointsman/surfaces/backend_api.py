@@ -8,6 +8,7 @@ import msgspec
 from pointsman import errors
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
+from pointsman.sse import frame
 from pointsman.surfaces.base import error_object, invalid, model_name, number, text
 
 _UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.MALFORMED_JSON, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
@@ -44,11 +45,13 @@ class BackendApi:
         return msgspec.json.encode({"generated_text": generated.generated_text, "model_id": model_id})
 
     def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
-        status = 422 if error.kind in _UNPROCESSABLE else error.status
+        status = error.status
+        if error.kind in _UNPROCESSABLE and status == error.kind.status:
+            status = 422
         return status, msgspec.json.encode(error_body(error, request_id))
 
     def error_frame(self, error: RouterError, request_id: str) -> bytes:
-        return b"data: " + msgspec.json.encode(error_body(error, request_id)) + b"\n\n"
+        return frame(msgspec.json.encode(error_body(error, request_id)))
 
 
 def error_body(error: RouterError, request_id: str) -> dict[str, object]:

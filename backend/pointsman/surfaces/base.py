@@ -6,6 +6,7 @@ Source of the limits: `reliability.md` section 13.
 
 import math
 import re
+from itertools import accumulate
 from typing import Protocol
 
 import msgspec
@@ -14,9 +15,13 @@ from pointsman.call import Call, Fields, Operation
 from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
 
 DEPTH_MAX = 64
+CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
 MODEL_NAME_MAX = 256  # characters
 _INT64 = range(-(2**63), 2**64)
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_NOISE = bytes(set(range(256)) - set(b'[]{}"'))
+_SHAPE = bytes.maketrans(b"{}", b"[]")
+_STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level down, one up, as signed bytes
+_STRING = re.compile(rb'"[^"]*"')
 _decoder = msgspec.json.Decoder(Fields)
 
 
@@ -67,8 +72,8 @@ def read_fields(body: bytes) -> Fields:
         raise RouterError(MALFORMED_JSON, "The body is not valid JSON.") from None
     except RecursionError:
         raise _too_deep() from None
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX and _depth(body) > DEPTH_MAX:
-        raise _too_deep()
+    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
+        _check_shape(body)
     return fields
 
 
@@ -76,16 +81,16 @@ def _too_deep() -> RouterError:
     return RouterError(MALFORMED_JSON, f"The body is nested more than {DEPTH_MAX} levels deep.")
 
 
-def _depth(body: bytes) -> int:
-    depth = deepest = 0
-    for match in _TOKENS.finditer(body):
-        first = body[match.start()]
-        if first in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif first in b"}]":
-            depth -= 1
-    return deepest
+def _check_shape(body: bytes) -> None:
+    """Bound the depth and the number of containers of valid JSON, in whole-body operations only."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = body.translate(_SHAPE, _NOISE).replace(b'""', b"")  # joins strings; what is in them goes next
+    marks = _STRING.sub(b"", marks)
+    if len(marks) > 2 * CONTAINERS_MAX:
+        raise RouterError(MALFORMED_JSON, f"The body holds more than {CONTAINERS_MAX:,} objects and arrays.")
+    if max(accumulate(memoryview(marks.translate(_STEPS)).cast("b"))) > DEPTH_MAX:
+        raise _too_deep()
 
 
 def invalid(name: str, must: str) -> RouterError:
@@ -141,11 +146,16 @@ def check_count(fields: Fields, name: str, highest: int) -> None:
         number(fields, name, 0, highest, 1, whole=True)
 
 
-def check_integers(fields: Fields) -> None:
-    """Refuse top-level integers beyond 64 bits: parsers disagree on them."""
+def check_numbers(fields: Fields) -> None:
+    """Refuse top-level integers beyond 64 bits and numbers beyond doubles: parsers disagree on them."""
     for name, raw in fields.items():
-        value = bytes(raw) if len(bytes(raw)) < 400 else b""
-        if len(value) > 18 and value.lstrip(b"-").isdigit() and int(value) not in _INT64:
+        if memoryview(raw)[0] not in b"-0123456789":
+            continue
+        try:
+            value = msgspec.json.decode(raw)
+        except msgspec.DecodeError:
+            raise invalid(name, "be a finite number") from None
+        if isinstance(value, int) and value not in _INT64:
             raise invalid(name, "fit into 64 bits")
 
 

@@ -4,8 +4,10 @@ import msgspec
 
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.vllm import CONTROL_FIELDS
-from pointsman.errors import CONTROL_FIELD, REMOTE_MEDIA, RouterError
-from pointsman.surfaces.base import check_count, check_integers, error_object, flag, invalid, model_name
+from pointsman.errors import CONTROL_FIELD, RouterError
+from pointsman.sse import frame
+from pointsman.surfaces.base import check_count, check_numbers, error_object, flag, invalid, model_name
+from pointsman.surfaces.media import refuse_remote
 
 _TYPES = {403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETION: "prompt", Operation.EMBEDDING: "input"}
@@ -21,16 +23,15 @@ class OpenAI:
         self._media_hosts = media_hosts
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
-        for name in fields.keys() & CONTROL_FIELDS:
-            raise RouterError(CONTROL_FIELD, f"`{name}` steers the engine and is not accepted.", param=name)
+        _refuse_control(fields, body)
         required = _REQUIRED[operation]
         if required not in fields:
             raise invalid(required, "be given")
         check_count(fields, "n", CHOICES_MAX)
         check_count(fields, "best_of", CHOICES_MAX)
-        check_integers(fields)
-        if operation is Operation.CHAT and (b"_url" in body or b"\\u" in body):
-            self._refuse_remote_media(fields["messages"])
+        check_numbers(fields)
+        if "messages" in fields:  # engines read them on any of these routes
+            refuse_remote(fields["messages"], body, self._media_hosts)
         return Call(
             Api.OPENAI,
             operation,
@@ -47,28 +48,26 @@ class OpenAI:
         return error.status, msgspec.json.encode({"error": _error(error, request_id)})
 
     def error_frame(self, error: RouterError, request_id: str) -> bytes:
-        return b"data: " + msgspec.json.encode({"error": _error(error, request_id)}) + b"\n\n"
+        return frame(msgspec.json.encode({"error": _error(error, request_id)}))
 
-    def _refuse_remote_media(self, messages: msgspec.Raw) -> None:
-        """Look through all messages for `…_url` parts: an engine would fetch what a stranger names."""
-        todo: list[object] = [msgspec.json.decode(messages)]
-        while todo:
-            value = todo.pop()
-            if isinstance(value, list):
-                todo += value
-            elif isinstance(value, dict):
-                todo += value.values()
-                for key, held in value.items():
-                    if isinstance(key, str) and key.endswith("_url"):
-                        self._check_url(held.get("url") if isinstance(held, dict) else held, key)
 
-    def _check_url(self, url: object, key: str) -> None:
-        if url is None or (isinstance(url, str) and url.startswith("data:")):
-            return
-        for host in self._media_hosts if isinstance(url, str) else ():
-            if str(url).startswith((f"https://{host}/", f"http://{host}/")):
-                return
-        raise RouterError(REMOTE_MEDIA, param=key)
+def _refuse_control(fields: Fields, body: bytes) -> None:
+    for name in sorted(fields.keys() & CONTROL_FIELDS):
+        if bytes(fields[name]) != b"null":  # some clients send every field they know
+            raise _steers(name)
+    outputs = fields.get("structured_outputs")
+    if outputs is not None and (b'"_' in body or b"\\u" in body):
+        try:
+            names = msgspec.json.decode(outputs, type=Fields)
+        except msgspec.DecodeError:
+            return  # no object: the engine says so better
+        for name in names:
+            if name.startswith("_"):  # vLLM's own notes, such as which backend is to run
+                raise _steers(f"structured_outputs.{name}")
+
+
+def _steers(name: str) -> RouterError:
+    return RouterError(CONTROL_FIELD, f"`{name}` steers the engine and is not accepted.", param=name)
 
 
 def _error(error: RouterError, request_id: str) -> dict[str, object]:

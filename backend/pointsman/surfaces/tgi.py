@@ -5,7 +5,9 @@ import msgspec
 from pointsman import errors
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
-from pointsman.surfaces.base import check_integers, error_object, flag, invalid
+from pointsman.sse import frame as event
+from pointsman.surfaces.base import check_numbers, error_object, flag, invalid
+from pointsman.surfaces.media import refuse_remote
 
 _OVERLOADED = {errors.NO_REPLICA, errors.ENGINE_OVERLOADED, errors.SHUTTING_DOWN}
 _UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
@@ -17,11 +19,16 @@ class Tgi:
 
     name = "tgi"
 
+    def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
+        self._media_hosts = media_hosts
+
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         required = _REQUIRED.get(operation, "inputs")
         if operation is not Operation.INFO and required not in fields:
             raise invalid(required, "be given")
-        check_integers(fields)
+        check_numbers(fields)
+        if operation is Operation.CHAT_TOKENIZE:
+            refuse_remote(fields["messages"], body, self._media_hosts)
         streams = stream or (operation is Operation.COMPAT and flag(fields, "stream"))
         return Call(Api.TGI, operation, None, streams, body, fields)
 
@@ -35,7 +42,7 @@ class Tgi:
         return status, msgspec.json.encode(error_body(error, request_id))
 
     def error_frame(self, error: RouterError, request_id: str) -> bytes:
-        return b"data: " + msgspec.json.encode(error_body(error, request_id, frame=True)) + b"\n\n"
+        return event(msgspec.json.encode(error_body(error, request_id, frame=True)))
 
 
 def error_body(error: RouterError, request_id: str, *, frame: bool = False) -> dict[str, object]:
