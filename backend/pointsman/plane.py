@@ -30,7 +30,7 @@ from pointsman.guard import Guard
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
 from pointsman.surfaces.base import read_fields
-from pointsman.watch import Watch
+from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -85,6 +85,7 @@ class Plane:
         self._guard = guard
         self._config = config
         self._observers = observers
+        self._kept_clock: Clock | None = None
 
     async def serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -100,7 +101,7 @@ class Plane:
         answer.abort_streams = self._config.abort_streams
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
-        watch = Watch(loop, task)
+        watch = Watch(self._clock(loop), task)
         body = _Body(receive, headers)
         try:
             await self._run(match, scope, headers, exchange, answer, watch, body, hook)
@@ -118,6 +119,12 @@ class Plane:
             exchange.ended_at = loop.time()
             for observe in self._observers:
                 observe(exchange)
+
+    def _clock(self, loop: asyncio.AbstractEventLoop) -> Clock:
+        clock = self._kept_clock
+        if clock is None or clock.loop is not loop:  # a test client may bring a loop per request
+            clock = self._kept_clock = Clock(loop)
+        return clock
 
     async def _run(
         self,

@@ -6,30 +6,67 @@ A cancellation from anywhere else passes through untouched.
 """
 
 import asyncio
+import math
 from types import TracebackType
+
+TICK_S = 0.02  # deadlines ring at most this much late
+
+
+class Clock:
+    """Rings the watches of one loop that have a deadline.
+
+    One timer for all of them: a timer of its own costs a request more than all its other deadlines do, and
+    each event of a stream moves one. While nothing is watched nothing ticks.
+    """
+
+    __slots__ = ("_loop", "_watches", "ticking")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watches: set[Watch] = set()
+        self.ticking = False  # a timer is set
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add(self, watch: "Watch") -> None:
+        self._watches.add(watch)
+        if not self.ticking:
+            self.ticking = True
+            self._loop.call_later(TICK_S, self._tick)
+
+    def discard(self, watch: "Watch") -> None:
+        self._watches.discard(watch)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for watch in [watch for watch in self._watches if watch.due <= now]:
+            watch.ring()
+        self.ticking = bool(self._watches)
+        if self.ticking:
+            self._loop.call_later(TICK_S, self._tick)
 
 
 class Watch:
-    """Guards the current task. At most one deadline is armed; moving it later costs two assignments."""
+    """Guards the current task. At most one deadline is armed; moving it costs two assignments."""
 
     __slots__ = (
         "_cancelling",
         "_cause",
-        "_due",
+        "_clock",
         "_error",
         "_left",
-        "_loop",
         "_running",
         "_struck",
         "_task",
-        "_timer",
+        "due",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: "asyncio.Task[object]") -> None:
-        self._loop = loop
+    def __init__(self, clock: Clock, task: "asyncio.Task[object]") -> None:
+        self._clock = clock
         self._task = task
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self.due = math.inf  # the loop's time
         self._error: BaseException | None = None  # raised when the deadline passes
         self._left: BaseException | None = None  # of the first interruption; never forgotten
         self._cause: BaseException | None = None  # what ended the wait: the first of the two
@@ -39,20 +76,12 @@ class Watch:
 
     def set(self, due: float, error: BaseException) -> None:
         """Raise `error` at `due` (the loop's time) unless it is set anew before."""
-        self._due = due
+        self.due = due
         self._error = error
-        timer = self._timer
-        if timer is None:
-            self._timer = self._loop.call_at(due, self._ring)
-        elif due < timer.when():
-            timer.cancel()
-            self._timer = self._loop.call_at(due, self._ring)
 
     def clear(self) -> None:
         """Forget the deadline."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.due = math.inf
 
     def interrupt(self, cause: BaseException) -> None:
         """End the wait now, or at the next wait within a `with` block. The first cause counts."""
@@ -65,13 +94,15 @@ class Watch:
             raise self._cause
         self._cancelling = self._task.cancelling()
         self._running = True
+        self._clock.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
-        self.clear()
+        self._clock.discard(self)
+        self.due = math.inf
         if not self._struck:
             return
         self._struck = False
@@ -89,10 +120,10 @@ class Watch:
         self._cause = cause
         if not self._running:
             return
-        if asyncio.current_task(self._loop) is self._task:
+        if asyncio.current_task(self._clock.loop) is self._task:
             # The task is not waiting. Cancelled now, it would hear of it at its next wait, which may be
             # after the block (before Python 3.13 `uncancel` does not take that back).
-            self._loop.call_soon(self._strike, cause)
+            self._clock.loop.call_soon(self._strike, cause)
         else:
             self._strike(cause)
 
@@ -100,9 +131,8 @@ class Watch:
         if self._running and self._cause is cause and not self._struck:
             self._struck = self._task.cancel()
 
-    def _ring(self) -> None:
-        self._timer = None
-        if self._loop.time() < self._due:
-            self._timer = self._loop.call_at(self._due, self._ring)
-        elif self._error is not None:
+    def ring(self) -> None:
+        """The deadline has passed; the clock says so."""
+        self.due = math.inf
+        if self._error is not None:
             self._end(self._error)

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
-from pointsman.watch import Watch
+from pointsman.watch import TICK_S, Clock, Watch
 
 pytestmark = pytest.mark.anyio
 FOREVER_S = 5.0  # a wait that a working watch always cuts short
@@ -29,7 +30,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 def here() -> tuple[Watch, asyncio.AbstractEventLoop, "asyncio.Task[object]"]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    return Watch(loop, task), loop, task
+    return Watch(Clock(loop), task), loop, task
 
 
 async def wait(watch: Watch, *deadlines: tuple[float, BaseException]) -> None:
@@ -294,21 +295,24 @@ async def test_forget_with_nothing_to_forget() -> None:
             await asyncio.sleep(0)
 
 
-async def test_moving_a_deadline_later_arms_no_timer() -> None:
-    """A deadline moved with each event leaves one timer, not one per event."""
-    watch, loop, task = here()
-    armed = 0
-    call_at = loop.call_at
+async def test_all_watches_of_a_loop_share_one_timer() -> None:
+    """Deadlines are moved by assignments; while nothing is watched nothing ticks."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    clock, armed = Clock(loop), 0
+    call_later = loop.call_later
 
-    def counting(due: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+    def counting(delay: float, callback: Callable[[], object], **more: Any) -> asyncio.TimerHandle:
         nonlocal armed
         armed += 1
-        return call_at(due, callback)
+        return call_later(delay, callback, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "call_at", counting)
-        with watch:
-            for step in range(1000):
-                watch.set(loop.time() + 60 + step, Late())
+        patch.setattr(loop, "call_later", counting)
+        for _ in range(100):
+            with Watch(clock, task) as watch:
+                for step in range(100):
+                    watch.set(loop.time() + 60 + step, Late())
     assert armed == 1
-    assert task.cancelling() == 0
+    await asyncio.sleep(TICK_S * 3)
+    assert not clock.ticking
