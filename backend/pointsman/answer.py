@@ -5,6 +5,7 @@ Unopened: nothing sent. Opened: status, headers and comments of a stream. Commit
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 from pointsman import sse
@@ -163,7 +164,7 @@ class Answer:
     async def _start(self, status: int, headers: Headers) -> None:
         exchange = self.exchange
         exchange.status = status
-        elapsed = asyncio.get_running_loop().time() - exchange.started_at
+        elapsed = monotonic() - exchange.started_at
         own = [
             *headers,
             (b"x-request-id", exchange.request_id.encode("ascii")),

@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, field
 from random import Random
+from time import monotonic
 from typing import Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -98,7 +99,7 @@ class Forwarder:
             RouterError: nothing was committed, and this is what the client is to be told.
             ClientGone: the client left.
         """
-        run.model.budget.note_request(asyncio.get_running_loop().time())
+        run.model.budget.note_request(monotonic())
         try:
             await self._attempt(run)
         except AttemptFailed as failure:
@@ -129,7 +130,7 @@ class Forwarder:
         failure = state.outcome.exception() if state.outcome is not None else None
         if not isinstance(failure, AttemptFailed):
             return True
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         others = len(self._eligible(run, again=False))
         run.step = next_step(failure, run.tried, others, self._retry, self._rng.random())
         if isinstance(run.step, Stop) or now + run.step.after_s >= run.deadline:
@@ -200,7 +201,7 @@ class Forwarder:
             run.exchange.attempts.append(AttemptRecord(replica.id, end, detail))
 
     async def _break_off(self, run: Run, failure: AttemptFailed) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         with run.watch:
             run.watch.set(now + run.timeouts.send_s, ClientGone())
             await run.sink.break_off(failure, mid_event=run.exchange.mid_event)
@@ -229,7 +230,7 @@ class Forwarder:
     async def _talk(
         self, run: Run, replica: Replica, connection: Connection, outgoing: Outgoing, reader: Reader
     ) -> None:
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         run.exchange.sent_at = now
         connection.send(self._head(run, replica, outgoing), outgoing.body)
         timeouts = run.timeouts
@@ -256,7 +257,6 @@ class Forwarder:
         await _finish(connection)
 
     async def _whole(self, run: Run, connection: Connection, reader: Reader, head: Head) -> None:
-        loop = asyncio.get_running_loop()
         idle, total = AttemptFailed(attempt.IDLE), AttemptFailed(attempt.TOTAL)
         slow = AttemptFailed(attempt.SLOW_CLIENT)
         untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
@@ -265,26 +265,26 @@ class Forwarder:
         while chunk := await connection.read():
             size += len(chunk)
             if run.sink.committed:
-                run.watch.set(loop.time() + run.timeouts.send_s, slow)
+                run.watch.set(monotonic() + run.timeouts.send_s, slow)
                 await run.sink.write(chunk)
             else:
                 parts.append(chunk)
                 if size > HELD_MAX_BYTES and untouched:
                     length = _passable(head)
-                    run.exchange.first_event_at = loop.time()
-                    run.watch.set(loop.time() + run.timeouts.send_s, slow)
+                    run.exchange.first_event_at = monotonic()
+                    run.watch.set(monotonic() + run.timeouts.send_s, slow)
                     await run.sink.pass_on(b"".join(parts), length)
                 elif size > 8 * HELD_MAX_BYTES:
                     raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
-            due = loop.time() + run.timeouts.byte_idle_s
+            due = monotonic() + run.timeouts.byte_idle_s
             run.watch.set(min(due, run.deadline), idle if due < run.deadline else total)
         run.exchange.answer_bytes = size
         if run.sink.committed:
             await run.sink.write(b"", last=True)
             return
         body = reader.whole(parts[0] if len(parts) == 1 else b"".join(parts))
-        run.exchange.first_event_at = loop.time()
-        run.watch.set(loop.time() + run.timeouts.send_s, slow)
+        run.exchange.first_event_at = monotonic()
+        run.watch.set(monotonic() + run.timeouts.send_s, slow)
         await run.sink.whole(body)
 
     def _pool(self, replica: Replica) -> Pool:

@@ -9,6 +9,8 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
+from time import monotonic
 from typing import Any, Protocol
 
 from pointsman import attempt
@@ -38,6 +40,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Observer = Callable[[Exchange], None]
 
 EXTENSION = "pointsman"  # name of our server's hook in scope["extensions"]
+_PROCESS = secrets.token_hex(6)  # tells the request ids of this process from all others
+_numbers = count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
 _DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
@@ -66,7 +70,7 @@ def request_id(sent: bytes | None) -> str:
     """The client's request id where it is fit to be logged, else a new one."""
     if sent is not None and _REQUEST_ID.fullmatch(sent):
         return sent.decode("ascii")
-    return secrets.token_hex(12)
+    return f"{_PROCESS}{next(_numbers):08x}"
 
 
 class Plane:
@@ -93,7 +97,7 @@ class Plane:
         headers = dict(scope["headers"])
         route = match.route
         exchange = Exchange(
-            request_id(headers.get(b"x-request-id")), route.template, route.method, loop.time()
+            request_id(headers.get(b"x-request-id")), route.template, route.method, monotonic()
         )
         hook: Hook | None = (scope.get("extensions") or {}).get(EXTENSION)
         cors = self._guard.cors(headers.get(b"origin"))
@@ -116,7 +120,7 @@ class Plane:
             await self._refuse(answer, RouterError(INTERNAL), body, watch)
         finally:
             answer.stop()
-            exchange.ended_at = loop.time()
+            exchange.ended_at = monotonic()
             for observe in self._observers:
                 observe(exchange)
 
@@ -201,7 +205,7 @@ class Plane:
         whole = await body.drain()
         try:
             with watch:
-                watch.set(asyncio.get_running_loop().time() + _DRAIN_S + 30, ClientGone())
+                watch.set(monotonic() + _DRAIN_S + 30, ClientGone())
                 await answer.refuse(error, close=not whole)
         except ClientGone:
             answer.drop()

@@ -3,7 +3,7 @@
 The first event with content commits the answer; before it nothing of the engine's reaches the client.
 """
 
-import asyncio
+from time import monotonic
 from typing import Protocol
 
 from pointsman import attempt, sse
@@ -63,18 +63,17 @@ class Relay:
             AttemptFailed: the stream failed; `sink.committed` says on which side of the line.
             Broken: the connection broke.
         """
-        loop = asyncio.get_running_loop()
-        token_at = loop.time()
+        token_at = monotonic()
         while True:
             chunk = await connection.read()
             if not chunk:
                 raise AttemptFailed(attempt.TRUNCATED, "ended without its terminal event")
-            now = loop.time()
+            now = monotonic()
             block = self._splitter.feed(chunk)
             if block:
                 if await self._pass(block, now):
                     return
-                now = loop.time()  # what the client took to read is not the engine's silence
+                now = monotonic()  # what the client took to read is not the engine's silence
                 if not block.startswith(b":") or b"\ndata:" in block:
                     token_at = now
             if self._sink.committed:

@@ -205,9 +205,9 @@ class TgiReader:
         first = answer[0] if wrapped else answer
         if isinstance(first, dict) and "error" in first:
             raise judge_error(first, self._operation)
-        if self._operation in (Operation.GENERATE, Operation.COMPAT):
-            if not isinstance(first, dict) or not isinstance(first.get("generated_text"), str):
-                raise AttemptFailed(attempt.JUNK, "no generated_text")
+        generates = self._operation in (Operation.GENERATE, Operation.COMPAT)
+        if generates and not (isinstance(first, dict) and isinstance(first.get("generated_text"), str)):
+            raise AttemptFailed(attempt.JUNK, "no generated_text")
         return body
 
 
