@@ -5,7 +5,8 @@
 
 A file is the status line, the headers, an empty line (all with LF) and the body. The body's bytes are as they
 came, but for the path of the checkpoint, which is made short and corrected in the length.
-`error-503-busy` was taken apart, from a server with `--max-num-queued-reqs 2` that ran two requests.
+Taken apart: `error-503-busy` from a server with `--max-num-queued-reqs 2` that ran two requests, and the two
+files of an engine's death while its process (a child of the server) was killed.
 """
 
 import json

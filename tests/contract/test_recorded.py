@@ -32,7 +32,8 @@ def test_recorded_answer(file: Path) -> None:
         *frames, last = cut(body)
         assert last == DONE
         for frame in frames:
-            check("vllm", f"{whole[kind]}Chunk", json.loads(frame.removeprefix(b"data: ")))
+            event = json.loads(frame.removeprefix(b"data: "))
+            check("vllm", "Error" if "error" in event else f"{whole[kind]}Chunk", event)
     elif kind in whole:
         check("vllm", whole[kind], json.loads(body))
 
