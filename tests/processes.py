@@ -3,15 +3,17 @@
 Each is ended by its id when its `with` block ends; each wait has a limit.
 """
 
+import json
 import os
 import re
-import selectors
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +23,19 @@ BACKEND = Path(__file__).parent.parent / "backend"
 START_S = 20.0
 _STOP_S = 10.0
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+def wait_for(holds: Callable[[], bool], what: str, within_s: float = 5.0) -> float:
+    """Wait until a condition holds; return the seconds it took.
+
+    Raises:
+        AssertionError: it did not hold in time.
+    """
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() - begin < within_s, f"not within {within_s:g} s: {what}"
+        time.sleep(0.01)
+    return time.monotonic() - begin
 
 
 class Process:
@@ -36,7 +51,9 @@ class Process:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
-        self._output: deque[bytes] = deque(maxlen=5000)
+        self._output: deque[bytes] = deque(maxlen=50_000)
+        self._reader = Thread(target=self._read, name=f"output of {self._process.pid}", daemon=True)
+        self._reader.start()
         try:
             self.url = self._read_until(_URL)
         except BaseException:
@@ -62,7 +79,6 @@ class Process:
 
     def output(self) -> str:
         """All the process printed so far."""
-        self._take(0.0)
         return b"".join(self._output).decode("utf-8", "replace")
 
     def read_until(self, pattern: str, within_s: float = 10.0) -> str:
@@ -87,6 +103,7 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(_STOP_S)
+        self._reader.join(_STOP_S)
         if self._process.stdout is not None:
             self._process.stdout.close()
         return self._process.returncode
@@ -94,28 +111,20 @@ class Process:
     def _read_until(self, pattern: re.Pattern[str], within_s: float = START_S) -> str:
         end = time.monotonic() + within_s
         while time.monotonic() < end:
-            found = pattern.search(b"".join(self._output).decode("utf-8", "replace"))
+            ended = self._process.poll() is not None
+            found = pattern.search(self.output())
             if found:
                 return found[0]
-            if not self._take(0.1) and self._process.poll() is not None:
+            if ended and not self._reader.is_alive():
                 break
+            time.sleep(0.01)
         raise AssertionError(f"{pattern.pattern!r} did not come; output:\n{self.output()}")
 
-    def _take(self, wait_s: float) -> bool:
+    def _read(self) -> None:
+        # All the time: a process whose output nobody takes has its log blocked.
         pipe = self._process.stdout
-        if pipe is None or pipe.closed:
-            return False
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            taken = False
-            while selector.select(wait_s):
-                block = os.read(pipe.fileno(), 65536)
-                if not block:
-                    return taken
-                self._output.append(block)
-                taken = True
-                wait_s = 0.0
-        return taken
+        while pipe is not None and (block := os.read(pipe.fileno(), 65536)):
+            self._output.append(block)
 
 
 class Emulator(Process):
@@ -138,6 +147,18 @@ class Emulator(Process):
         found: dict[str, Any] = self.http.get("/__stats").json()
         return found
 
+    def reset(self) -> None:
+        """Forget what it received so far."""
+        self.http.post("/__reset").raise_for_status()
+
+    def sent(self) -> list[dict[str, Any]]:
+        """The POSTs it received, the latest last; health checks are GETs."""
+        return [entry for entry in self.stats()["last_requests"] if entry["method"] == "POST"]
+
+    def wait_until_quiet(self) -> None:
+        """Wait until it generates nothing."""
+        wait_for(lambda: not any(self.stats()[name] for name in ("running", "waiting")), "a quiet engine")
+
 
 class Router(Process):
     """The router as `pointsman serve` starts it; settings are given as environment variables."""
@@ -154,3 +175,24 @@ class Router(Process):
                 return
             time.sleep(0.02)
         raise AssertionError(f"{models} not up; output:\n{self.output()}")
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over all its labels."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + "{", name + " "))
+        )
+
+    def wait_until_quiet(self) -> None:
+        """Wait until no request is with an engine."""
+        wait_for(lambda: self.metric("pointsman_in_flight") == 0, "nothing in flight")
+
+    def access_line(self, request_id: str, within_s: float = 3.0) -> dict[str, Any]:
+        """The access log's line of one exchange."""
+        found = self.read_until(rf'\{{[^\n]*"request_id":"{request_id}"[^\n]*\}}\n', within_s)
+        line: dict[str, Any] = json.loads(found)
+        return line
+
+    def descriptors(self) -> int:
+        """How many file descriptors the process has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))

@@ -193,6 +193,9 @@ class Front:
     model: str
     openai: bool
 
+    def __str__(self) -> str:
+        return self.name
+
     def value(self, text: str = "Say hello.", tokens: int = 5, *, stream: bool) -> tuple[str, dict[str, Any]]:
         """Path and body of a call."""
         if not self.openai:
