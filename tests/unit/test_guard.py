@@ -1,0 +1,100 @@
+"""The guard: addresses first, then origins, and nothing told to strangers."""
+
+import logging
+from ipaddress import IPv4Network
+
+import pytest
+
+from pointsman.access import AccessConfig
+from pointsman.errors import ADDRESS_FORBIDDEN, ORIGIN_FORBIDDEN, RouterError
+from pointsman.guard import Guard
+from pointsman.origin import CorsConfig
+
+INSIDE, OUTSIDE, LOCAL = "10.1.2.3", "203.0.113.9", "127.0.0.1"
+GUARD = Guard(AccessConfig(), CorsConfig(allowed_origins=("https://ui.example",)))
+
+
+def test_an_allowed_address_enters() -> None:
+    """Who may use the service is let in and known by the address."""
+    caller = GUARD.admit(INSIDE, [])
+    assert (caller.address, caller.is_ops) == (INSIDE, False)
+
+
+@pytest.mark.parametrize("peer", [OUTSIDE, None, "", "nonsense"])
+def test_a_stranger_is_refused_without_a_reason(peer: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller hears one sentence; the log hears the address and why."""
+    with caplog.at_level(logging.WARNING, "pointsman.guard"), pytest.raises(RouterError) as caught:
+        GUARD.admit(peer, [])
+    assert caught.value.kind is ADDRESS_FORBIDDEN
+    assert caught.value.message == ADDRESS_FORBIDDEN.message
+    (line,) = caplog.messages
+    assert "address_" in line
+
+
+def test_a_forwarded_address_counts_behind_our_own_proxy_only() -> None:
+    """A header can neither lift a stranger in nor hide one behind the proxy."""
+    claim = [(b"x-forwarded-for", INSIDE.encode())]
+    with pytest.raises(RouterError):
+        GUARD.admit(OUTSIDE, claim)
+    assert GUARD.admit(LOCAL, claim).address == INSIDE
+    with pytest.raises(RouterError):
+        GUARD.admit(LOCAL, [(b"x-forwarded-for", OUTSIDE.encode())])
+
+
+def test_operators_are_those_of_the_ops_networks() -> None:
+    """A user's address does not open the operators' pages, a local call does."""
+    assert GUARD.admit(LOCAL, []).is_ops
+    assert GUARD.admit_ops(LOCAL, []).is_ops
+    with pytest.raises(RouterError) as caught:
+        GUARD.admit_ops(INSIDE, [])
+    assert caught.value.kind is ADDRESS_FORBIDDEN
+
+
+def test_a_denied_operator_is_no_operator_for_users_either() -> None:
+    """The deny-list wins over the ops networks."""
+    guard = Guard(AccessConfig(denied=(IPv4Network("127.0.0.1/32"),)), CorsConfig())
+    with pytest.raises(RouterError):
+        guard.admit_ops(LOCAL, [])
+    assert not guard.caller(LOCAL, []).is_ops
+
+
+def test_the_caller_is_known_even_when_refused() -> None:
+    """Public pages ask who calls without letting anybody in or out."""
+    caller = GUARD.caller(OUTSIDE, [])
+    assert (caller.address, caller.is_ops) == (OUTSIDE, False)
+
+
+def test_callers_are_remembered_within_bounds() -> None:
+    """The same caller is the same object, and many callers do not fill the memory."""
+    guard = Guard(AccessConfig(), CorsConfig())
+    assert guard.admit(INSIDE, []) is guard.admit(INSIDE, [])
+    for number in range(5000):
+        guard.admit(f"10.0.{number // 250}.{number % 250}", [])
+    assert len(guard._callers) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "passes"),
+    [
+        (None, b"api.example", True),
+        (b"https://ui.example", b"api.example", True),
+        (b"https://evil.example", b"api.example", False),
+        (b"null", b"api.example", False),
+        (b"", b"api.example", False),
+    ],
+)
+def test_foreign_pages_may_not_post(origin: bytes | None, host: bytes, passes: bool) -> None:
+    """Callers without Origin and listed pages pass, others are refused."""
+    if passes:
+        GUARD.check_origin(origin, host)
+        return
+    with pytest.raises(RouterError) as caught:
+        GUARD.check_origin(origin, host)
+    assert caught.value.kind is ORIGIN_FORBIDDEN
+
+
+def test_cors_headers_go_to_listed_pages_alone() -> None:
+    """Callers without Origin and strangers get none."""
+    assert GUARD.cors(None) == []
+    assert (b"access-control-allow-origin", b"https://ui.example") in GUARD.cors(b"https://ui.example")
+    assert not any(name.startswith(b"access") for name, _ in GUARD.cors(b"https://evil.example"))

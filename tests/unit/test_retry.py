@@ -1,0 +1,219 @@
+"""Retry rules: which failure may be tried again, where, when, and how often in all."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsman import attempt
+from pointsman.attempt import ALL_ENDS, AttemptFailed, End, Retry
+from pointsman.retry import Again, Budget, RetryConfig, Step, Stop, Tried, next_step, parse_retry_after
+
+CONFIG = RetryConfig()
+FRESH = Again(0.0, same_replica=True, fresh=True)
+ONWARD = Again(0.0)
+STOP = Stop()
+
+# What follows the first failure of a kind, its repetition, and a failure without another replica.
+TABLE = [
+    (attempt.CONNECT, ONWARD, ONWARD, STOP),
+    (attempt.RESET_REUSED, FRESH, STOP, FRESH),
+    (attempt.RESET_NEW, ONWARD, STOP, STOP),
+    (attempt.REFUSED, ONWARD, ONWARD, STOP),
+    (attempt.ABORTED, ONWARD, ONWARD, STOP),
+    (attempt.BAD_GATEWAY, ONWARD, ONWARD, STOP),
+    (attempt.MISCONFIGURED, ONWARD, ONWARD, STOP),
+    (attempt.GATEWAY_TIMEOUT, STOP, STOP, STOP),
+    (attempt.ENGINE_ERROR, ONWARD, STOP, STOP),
+    (attempt.TRUNCATED, ONWARD, STOP, STOP),
+    (attempt.JUNK, STOP, STOP, STOP),
+    (attempt.REJECTED, STOP, STOP, STOP),
+    (attempt.TTFT, STOP, STOP, STOP),
+    (attempt.IDLE, STOP, STOP, STOP),
+    (attempt.TOTAL, STOP, STOP, STOP),
+    (attempt.CLIENT_ABORT, STOP, STOP, STOP),
+    (attempt.SLOW_CLIENT, STOP, STOP, STOP),
+    (attempt.NO_ENDPOINT, STOP, STOP, STOP),
+    (attempt.BUG, STOP, STOP, STOP),
+    (attempt.OK, STOP, STOP, STOP),
+]
+
+
+def step(
+    end: End,
+    attempts: int = 1,
+    others: int = 1,
+    config: RetryConfig = CONFIG,
+    jitter: float = 0.0,
+    retry_after_s: float | None = None,
+    fresh_used: bool = False,
+    once_used: bool = False,
+) -> Step:
+    failure = AttemptFailed(end, retry_after_s=retry_after_s)
+    return next_step(failure, Tried(attempts, fresh_used, once_used), others, config, jitter)
+
+
+@pytest.mark.parametrize(
+    ("end", "first", "second", "alone"),
+    TABLE,
+    ids=lambda value: value.label if isinstance(value, End) else "",
+)
+def test_each_row_of_the_table(end: End, first: Step, second: Step, alone: Step) -> None:
+    """The retry table of reliability.md section 2 is obeyed row by row."""
+    assert step(end) == first
+    assert step(end, attempts=2, fresh_used=True, once_used=True) == second
+    assert step(end, others=0) == alone
+
+
+def test_the_table_has_a_row_for_each_end() -> None:
+    """A new way to fail must be judged here before it ships."""
+    assert {row[0] for row in TABLE} == set(ALL_ENDS)
+
+
+@pytest.mark.parametrize("end", ALL_ENDS, ids=lambda end: end.label)
+def test_three_attempts_are_the_most(end: End) -> None:
+    """After the third attempt no end leads to a fourth, and `max_attempts: 1` forbids all retries."""
+    assert step(end, attempts=3, others=9) == STOP
+    assert step(end, attempts=1, others=9, config=RetryConfig(max_attempts=1)) == STOP
+
+
+def test_two_killed_engines_are_enough() -> None:
+    """A request that failed one engine by a reset and one by a 500 gets no third."""
+    assert step(attempt.ENGINE_ERROR, attempts=2, others=5, once_used=True) == STOP
+    assert step(attempt.RESET_NEW, attempts=2, others=5, once_used=True) == STOP
+    assert step(attempt.REFUSED, attempts=2, others=5, once_used=True) == ONWARD
+
+
+def test_a_stale_connection_is_not_a_second_chance_for_others() -> None:
+    """The fresh try is given once; a stale connection after it ends the exchange."""
+    assert step(attempt.RESET_REUSED, attempts=2, fresh_used=True) == STOP
+    assert step(attempt.RESET_REUSED, attempts=2, once_used=True) == FRESH
+
+
+def test_a_late_first_event_is_retried_only_on_demand() -> None:
+    """The prompt was accepted; asking again elsewhere costs a second prefill, so it is an option."""
+    willing = RetryConfig(retry_on_first_event_timeout=True)
+    assert step(attempt.TTFT, config=willing) == ONWARD
+    assert step(attempt.TTFT, config=willing, others=0) == STOP
+    assert step(attempt.IDLE, config=willing) == STOP
+
+
+@pytest.mark.parametrize(
+    ("asked", "others", "expected"),
+    [
+        (None, 0, STOP),
+        (0.0, 0, Again(0.1, same_replica=True)),
+        (1.0, 0, Again(1.0, same_replica=True)),
+        (2.0, 0, Again(2.0, same_replica=True)),
+        (3.0, 0, STOP),
+        (1.0, 1, ONWARD),
+        (60.0, 1, ONWARD),
+    ],
+)
+def test_retry_after_is_honoured_by_the_only_replica(
+    asked: float | None, others: int, expected: Step
+) -> None:
+    """Up to 2 s we wait for the only replica; a longer wait is the client's, and others are asked at once."""
+    assert step(attempt.REFUSED, others=others, retry_after_s=asked) == expected
+
+
+def test_a_fault_does_not_return_to_its_replica() -> None:
+    """Retry-After counts for overload alone."""
+    assert step(attempt.ENGINE_ERROR, others=0, retry_after_s=1.0) == STOP
+
+
+@given(attempts=st.integers(1, 9), jitter=st.floats(0, 1, exclude_max=True))
+def test_backoff_is_full_jitter_under_a_cap(attempts: int, jitter: float) -> None:
+    """The wait is drawn from 0 to min(250 ms, 25 ms doubled per attempt)."""
+    again = step(attempt.CONNECT, attempts=attempts, config=RetryConfig(max_attempts=10), jitter=jitter)
+    assert isinstance(again, Again)
+    assert again.after_s == pytest.approx(jitter * min(0.25, 0.025 * 2 ** (attempts - 1)))
+
+
+@given(
+    end=st.sampled_from(ALL_ENDS),
+    attempts=st.integers(1, 3),
+    others=st.integers(0, 3),
+    asked=st.none() | st.floats(0, 3600),
+)
+def test_the_same_replica_is_never_asked_at_once_except_afresh(
+    end: End, attempts: int, others: int, asked: float | None
+) -> None:
+    """Going back to a replica takes 100 ms, or a connection that merely was stale."""
+    again = step(end, attempts, others, retry_after_s=asked)
+    if isinstance(again, Again) and again.same_replica:
+        assert again.fresh == (end.retry is Retry.FRESH)
+        assert again.fresh or again.after_s >= CONFIG.same_replica_min_s
+    elif isinstance(again, Again):
+        assert others > 0
+
+
+def retries_spent(rate_per_s: int, seconds: int, failures_per_request: int = 2) -> tuple[int, int]:
+    budget, requests, retries = Budget(CONFIG), 0, 0
+    for tick in range(rate_per_s * seconds):
+        now = 1000.0 + tick / rate_per_s
+        budget.note_request(now)
+        requests += 1
+        for _ in range(failures_per_request):
+            if not budget.spend(now):
+                break
+            retries += 1
+    return requests, retries
+
+
+@pytest.mark.parametrize("rate", [100, 500, 2000])
+def test_a_storm_stays_within_a_quarter(rate: int) -> None:
+    """When everything fails at a high rate, attempts are at most 1.25 times the requests."""
+    requests, retries = retries_spent(rate, 15)
+    assert requests + retries <= 1.25 * requests
+    assert retries >= 0.15 * requests
+
+
+def test_little_traffic_may_always_retry_a_little() -> None:
+    """The floor: three retries in a second whatever the share says, and not a fourth."""
+    budget = Budget(CONFIG)
+    budget.note_request(0.0)
+    assert [budget.spend(0.5) for _ in range(5)] == [True, True, True, False, False]
+    assert [budget.spend(1.5) for _ in range(4)] == [True, True, True, False]
+
+
+def test_the_share_is_of_the_last_ten_seconds() -> None:
+    """Requests of long ago pay for no retry today."""
+    budget = Budget(CONFIG)
+    for _ in range(1000):
+        budget.note_request(5.0)
+    assert sum(budget.spend(6.0) for _ in range(300)) == 200
+    assert sum(budget.spend(20.0) for _ in range(300)) == 3
+
+
+def test_a_silent_hour_costs_no_memory() -> None:
+    """The window is ten slots, however long the budget lives."""
+    budget = Budget(CONFIG)
+    for second in range(3600):
+        budget.note_request(float(second))
+    assert len(budget._requests) <= 10
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("2", 2.0),
+        ("0120", 120.0),
+        ("3600", 3600.0),
+        ("3601", None),
+        ("99999", None),
+        ("", None),
+        ("-1", None),
+        ("+1", None),
+        ("1.5", None),
+        (" 1", None),
+        ("1e3", None),
+        ("٣", None),
+        ("²", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        (None, None),
+    ],
+)
+def test_retry_after_parses_delays_alone(value: str | None, seconds: float | None) -> None:
+    """Whole seconds up to an hour; dates and nonsense are as good as nothing."""
+    assert parse_retry_after(value) == seconds
