@@ -16,7 +16,6 @@ from emulator.tgi_checks import (
     chat_types,
     check_parameters,
     completion_types,
-    invalid,
     wanted_of,
 )
 from emulator.tgi_jobs import End, Jobs, Run, reply_headers, stream_headers
@@ -37,13 +36,8 @@ def templated(value: dict[str, Any], settings: Settings, body: bytes) -> str:
     return prompt_of(value["messages"], continue_or_answer(value["messages"]))
 
 
-def _adapter(value: dict[str, Any], settings: Settings) -> None:
-    model = value.get("model")
-    if model not in (None, "tgi", settings.model, *settings.served_names):
-        raise invalid(f"adapter `{model}` is not loaded")
-
-
 def _seen(value: dict[str, Any], settings: Settings) -> str:
+    """The name an answer carries: an unknown one is an adapter, echoed, and the base model serves it."""
     model = value.get("model")
     return settings.model if model in (None, "tgi") else str(model)
 
@@ -132,7 +126,6 @@ async def completions(exchange: Exchange, value: dict[str, Any], jobs: Jobs, dia
 
 def _admit(value: dict[str, Any], batch: list[Job], jobs: Jobs, *, stream: bool) -> None:
     jobs.permit(len(batch))
-    _adapter(value, jobs.settings)
     for job in batch:
         check_parameters(_parameters(value), job, jobs.limits, stream=stream)
 
