@@ -134,6 +134,11 @@ class Emulator(Process):
         pace = ("--ttft-ms", "1", "--tokens-per-s", "2000")
         super().__init__("-m", "emulator", "--engine", engine, "--port", "0", *pace, *flags)
 
+    def stop(self) -> int:
+        """End it at once: an emulated vLLM asked politely takes its time, as the real one does."""
+        self._process.kill()
+        return super().stop()
+
     def arm(self, fault: str, arg: Any = None, **more: Any) -> None:
         """Arm a fault: `times=`, `marker=`, `route=` as `POST /__faults` takes them."""
         answer = self.http.post("/__faults", json={"fault": fault, "arg": arg, **more})
