@@ -25,6 +25,7 @@ from pointsman.probe import Prober
 from pointsman.registry import Registry
 from pointsman.routes import Routes
 from pointsman.settings import Settings
+from pointsman.upstream import Pools
 
 _log = logging.getLogger("pointsman.app")
 
@@ -49,12 +50,13 @@ class Router(FastAPI):
         self.routes_table = Routes(settings.media_hosts)
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
         guard = Guard(settings.access, settings.cors)
-        self.forwarder = Forwarder(self.registry, settings.upstream, settings.retry, Random())
+        self.pools = Pools(settings.upstream)
+        forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
         self._prefix = settings.root_path.rstrip("/")
         aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
         self._plane = Plane(
             self.registry,
-            self.forwarder,
+            forwarder,
             guard,
             PlaneConfig(settings.max_body_bytes, aborts),
             (self.metrics.observe, self.access_log.observe),
@@ -101,7 +103,7 @@ class Router(FastAPI):
             async with Prober(self.registry.replicas, settings.health, tls=settings.upstream.tls()):
                 yield
         finally:
-            self.forwarder.close()
+            self.pools.close()
             self.access_log.close()
             sink.close()
 

@@ -17,6 +17,7 @@ from pointsman import attempt
 from pointsman.answer import Answer
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Fields
+from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
 from pointsman.errors import (
     BODY_TOO_LARGE,
@@ -27,7 +28,7 @@ from pointsman.errors import (
     RouterError,
 )
 from pointsman.exchange import Exchange
-from pointsman.forward import Forwarder, Run
+from pointsman.forward import Forwarder
 from pointsman.guard import Guard
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match

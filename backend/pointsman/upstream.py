@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.connection import Connection
-from pointsman.replica import Endpoint
+from pointsman.engines import DIALECTS
+from pointsman.replica import Replica
 
 DNS_KEPT_S = 300.0  # how long the last good answer serves while resolving fails
 _USER_TIMEOUT_MS = 20_000  # TCP_USER_TIMEOUT: unacknowledged data for this long ends the connection
@@ -68,14 +69,16 @@ class Resolver:
 
 
 class Pool:
-    """The connections to one endpoint."""
+    """The connections to one replica. `tls` is used for https endpoints only."""
 
     def __init__(
-        self, endpoint: Endpoint, idle_expiry_s: float, tls: ssl.SSLContext | None, resolver: Resolver
-    ):
-        self._endpoint = endpoint
+        self, replica: Replica, idle_expiry_s: float, tls: ssl.SSLContext | None, resolver: Resolver
+    ) -> None:
+        self._endpoint = replica.endpoint
+        self._key = replica.key
+        self._heads: dict[tuple[str, str], bytes] = {}
         self._idle_expiry_s = idle_expiry_s
-        self._tls = tls if endpoint.scheme == "https" else None
+        self._tls = tls if replica.endpoint.scheme == "https" else None
         self._resolver = resolver
         self._idle: deque[Connection] = deque()  # oldest left
         self._sweeper: asyncio.TimerHandle | None = None
@@ -87,6 +90,13 @@ class Pool:
     @property
     def idle(self) -> int:
         return len(self._idle)
+
+    def request_head(self, method: str, path: str) -> bytes:
+        """The head of a request less its own headers and the blank line; `path` is a dialect's constant."""
+        head = self._heads.get((method, path))
+        if head is None:
+            head = self._heads[(method, path)] = self._write_head(method, path)
+        return head
 
     def reuse(self) -> Connection | None:
         """Take the youngest idle connection that is still good; None: open one."""
@@ -183,3 +193,42 @@ class Pool:
             connection.close()
             raise
         return connection
+
+    def _write_head(self, method: str, path: str) -> bytes:
+        lines = [
+            f"{method} {self._endpoint.base_path}{path} HTTP/1.1",
+            f"host: {self._endpoint.authority}",
+            "user-agent: pointsman",
+            "accept: */*",
+            "accept-encoding: identity",
+        ]
+        if method == "POST":
+            lines.append("content-type: application/json")
+        if self._key:
+            lines.append(f"authorization: Bearer {self._key}")
+        return ("\r\n".join(lines) + "\r\n").encode("ascii")
+
+
+class Pools:
+    """The pools of all replicas, made when first used. One per worker process."""
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._config = config
+        self._resolver = Resolver()
+        self._tls: ssl.SSLContext | None = None
+        self._pools: dict[Replica, Pool] = {}
+
+    def of(self, replica: Replica) -> Pool:
+        """The pool of a replica."""
+        pool = self._pools.get(replica)
+        if pool is None:
+            if replica.endpoint.scheme == "https" and self._tls is None:
+                self._tls = self._config.tls()
+            expiry_s = self._config.idle_expiry_s or DIALECTS[replica.engine].idle_expiry_s
+            pool = self._pools[replica] = Pool(replica, expiry_s, self._tls, self._resolver)
+        return pool
+
+    def close(self) -> None:
+        """Close idle connections; for the end of the process."""
+        for pool in self._pools.values():
+            pool.close()

@@ -1,0 +1,198 @@
+"""One attempt's conversation with one replica: send the request, judge the answer, pass it on."""
+
+import asyncio
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol
+
+from pointsman import attempt
+from pointsman.attempt import AttemptFailed, End
+from pointsman.call import Call, Timeouts
+from pointsman.connection import Broken, Connection, Head
+from pointsman.engines import DIALECTS
+from pointsman.engines.base import Outgoing, Reader, judge_status
+from pointsman.exchange import Exchange
+from pointsman.registry import Model
+from pointsman.relay import Relay
+from pointsman.relay import Sink as StreamSink
+from pointsman.replica import Replica
+from pointsman.retry import Again, Step, Tried, parse_retry_after
+from pointsman.upstream import ConnectFailed, Pool
+from pointsman.watch import Watch
+
+HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
+_ERROR_BODY_MAX_BYTES = 64 * 1024
+_TAIL_S = (
+    0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
+)
+
+
+class Sink(StreamSink, Protocol):
+    """The client's side of an exchange."""
+
+    async def whole(self, body: bytes) -> None:
+        """Send a whole answer, in the words of the call's API."""
+
+    async def pass_on(self, first: bytes, length: int | None) -> None:
+        """Begin a whole answer too large to hold; `length` as the engine told it. Commits."""
+
+    async def break_off(self, failure: AttemptFailed, *, mid_event: bool) -> None:
+        """End a committed answer with the surface's error frame, or by closing where there are no frames."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One exchange on its way: what is asked, of whom, until when."""
+
+    call: Call
+    model: Model
+    exchange: Exchange
+    watch: Watch
+    sink: Sink
+    deadline: float
+    tried: Tried = field(default_factory=Tried)
+    asked: set[Replica] = field(default_factory=set)
+    step: Step = field(default_factory=lambda: Again(0.0))
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return self.model.config.timeouts
+
+
+async def converse(run: Run, replica: Replica, pool: Pool) -> None:
+    """Ask one replica and send its answer to the sink.
+
+    Raises:
+        AttemptFailed: it failed; `run.sink.committed` says on which side of the line.
+    """
+    dialect = DIALECTS[replica.engine]
+    outgoing = dialect.encode(run.call, replica)
+    reader = dialect.reader(run.call, run.exchange.request_id, run.call.model or run.model.id)
+    fresh = isinstance(run.step, Again) and run.step.fresh
+    connection = None if fresh else pool.reuse()
+    try:
+        if connection is None:
+            connection = await pool.connect(run.timeouts.connect_s)
+        try:
+            await _talk(run, pool, connection, outgoing, reader)
+        finally:
+            run.exchange.prompt_tokens = reader.tokens.prompt
+            run.exchange.completion_tokens = reader.tokens.completion
+            pool.release(connection)
+    except ConnectFailed as error:
+        raise AttemptFailed(attempt.CONNECT, str(error)) from None
+    except Broken as error:
+        raise AttemptFailed(_end_of(error), str(error)) from None
+
+
+async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader) -> None:
+    now = monotonic()
+    run.exchange.sent_at = now
+    connection.send(_head(run, pool, outgoing), outgoing.body)
+    timeouts = run.timeouts
+    first_due = now + timeouts.first_event_s
+    if run.call.stream and first_due < run.deadline:
+        run.watch.set(first_due, AttemptFailed(attempt.TTFT))
+    else:
+        run.watch.set(run.deadline, AttemptFailed(attempt.TOTAL))
+    head = await connection.head()
+    if head.status != 200:
+        raise await _refusal(head, connection, run.call)
+    reader.heed(head.headers)
+    if not run.call.stream:
+        await _whole(run, connection, reader, head)
+        return
+    if not head.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        reader.whole(await _read(connection, _ERROR_BODY_MAX_BYTES))
+        raise AttemptFailed(attempt.JUNK, "no event stream")
+    relay = Relay(reader, run.sink, run.exchange, run.watch, timeouts, run.deadline)
+    try:
+        await relay.run(connection)
+    finally:
+        run.exchange.mid_event = relay.mid_event
+    await _finish(connection)
+
+
+async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -> None:
+    idle, total = AttemptFailed(attempt.IDLE), AttemptFailed(attempt.TOTAL)
+    slow = AttemptFailed(attempt.SLOW_CLIENT)
+    untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
+    parts: list[bytes] = []
+    size = 0
+    while chunk := await connection.read():
+        size += len(chunk)
+        if run.sink.committed:
+            run.watch.set(monotonic() + run.timeouts.send_s, slow)
+            await run.sink.write(chunk)
+        else:
+            parts.append(chunk)
+            if size > HELD_MAX_BYTES and untouched:
+                length = _passable(head)
+                run.exchange.first_event_at = monotonic()
+                run.watch.set(monotonic() + run.timeouts.send_s, slow)
+                await run.sink.pass_on(b"".join(parts), length)
+            elif size > 8 * HELD_MAX_BYTES:
+                raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
+        due = monotonic() + run.timeouts.byte_idle_s
+        run.watch.set(min(due, run.deadline), idle if due < run.deadline else total)
+    run.exchange.answer_bytes = size
+    if run.sink.committed:
+        await run.sink.write(b"", last=True)
+        return
+    body = reader.whole(parts[0] if len(parts) == 1 else b"".join(parts))
+    run.exchange.first_event_at = monotonic()
+    run.watch.set(monotonic() + run.timeouts.send_s, slow)
+    await run.sink.whole(body)
+
+
+def _head(run: Run, pool: Pool, outgoing: Outgoing) -> bytes:
+    """Write the request's head: a constant part per replica and route, and what is the exchange's own."""
+    exchange = run.exchange
+    trace = f"traceparent: {exchange.traceparent}\r\n" if exchange.traceparent else ""
+    own = (
+        f"x-request-id: {exchange.request_id}-a{run.tried.attempts}\r\n{trace}"
+        f"content-length: {len(outgoing.body)}\r\n\r\n"
+    )
+    return pool.request_head(outgoing.method, outgoing.path) + own.encode("ascii")
+
+
+def _end_of(error: Broken) -> End:
+    if error.junk:
+        return attempt.JUNK
+    if error.silent:
+        return attempt.RESET_REUSED if error.reused else attempt.RESET_NEW
+    return attempt.TRUNCATED
+
+
+async def _read(connection: Connection, most: int) -> bytes:
+    parts, size = [], 0
+    while size < most and (chunk := await connection.read()):
+        parts.append(chunk)
+        size += len(chunk)
+    return b"".join(parts)
+
+
+def _passable(head: Head) -> int | None:
+    """Length, if told, of an answer that is too large to be held and so to be checked."""
+    if not head.headers.get(b"content-type", b"").startswith(b"application/json"):
+        raise AttemptFailed(attempt.JUNK, "no JSON")
+    length = head.headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() else None
+
+
+async def _refusal(head: Head, connection: Connection, call: Call) -> AttemptFailed:
+    body = await _read(connection, _ERROR_BODY_MAX_BYTES)
+    asked = head.headers.get(b"retry-after")
+    retry_after_s = parse_retry_after(asked.decode("latin-1") if asked else None)
+    failure = judge_status(head.status, body, call.operation, retry_after_s)
+    return failure or AttemptFailed(attempt.JUNK, f"status {head.status}")
+
+
+async def _finish(connection: Connection) -> None:
+    """Read the end of a stream's body, which follows its terminal event at once."""
+    try:
+        async with asyncio.timeout(_TAIL_S):
+            while await connection.read():
+                pass
+    except (TimeoutError, Broken):
+        connection.close()  # the answer is whole; only the connection is lost
