@@ -19,7 +19,7 @@ from pointsman.replica import Engine, Facts, Replica
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
 _UNFIT = re.compile(
     r"://|Traceback|File \"|<(?:html|!doctype|[\w.]+ object at)|0x[0-9a-f]{6}"
-    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b|(?:/[\w.@+-]+){2}|\w\.(?:py|rs|cc?|cu|so)\b",
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}\b|(?<![\w/])(?:/[\w.@+-]+){2}|\w\.(?:py|rs|cpp|cu)\b",
     re.IGNORECASE,
 )
 

@@ -1,0 +1,160 @@
+"""The dialect of vLLM: bytes pass unless the model's name or a null must change."""
+
+import json
+
+import pytest
+
+from pointsman.call import Api, Call, Operation
+from pointsman.engines.openai import OpenAIReader
+from pointsman.engines.vllm import Vllm
+from pointsman.replica import Endpoint, Engine, Facts, Replica
+from pointsman.surfaces.base import read_fields
+
+DIALECT = Vllm()
+
+
+def replica(*names: str, served: str | None = None) -> Replica:
+    made = Replica("m-0", "m", Engine.VLLM, Endpoint("http", "h", 80), served_name=served)
+    made.facts = Facts(names=names)
+    return made
+
+
+def call(body: bytes, model: str | None = "m", operation: Operation = Operation.CHAT) -> Call:
+    return Call(Api.OPENAI, operation, model, body=body, fields=read_fields(body))
+
+
+def sent(body: bytes, to: Replica, model: str | None = "m") -> bytes:
+    return DIALECT.encode(call(body, model), to).body
+
+
+ODD = (
+    b'{ "messages" : [ {"role":"user","content":"\xd7\xa9\\u05dc\\/ \xe2\x80\xa8"} ],'
+    b'"temperature":0.70,"seed":18446744073709551615,"x":{"b":1,"a":1E2},"model":"m","y":[] }'
+)
+
+
+def test_a_body_whose_model_the_engine_knows_passes_untouched() -> None:
+    """The very bytes are sent: unknown fields, order, numbers, blanks and odd signs included."""
+    assert sent(ODD, replica("m")) is ODD
+    assert sent(ODD, replica(served="m")) is ODD
+
+
+def test_only_the_model_changes_for_an_alias() -> None:
+    """Every other value keeps its bytes, and every field its place."""
+    changed = read_fields(sent(ODD, replica("real/name", "lora")))
+    before = read_fields(ODD)
+    assert list(changed) == list(before)
+    assert bytes(changed.pop("model")) == b'"real/name"'
+    before.pop("model")
+    assert {k: bytes(v) for k, v in changed.items()} == {k: bytes(v) for k, v in before.items()}
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "names", "served", "expected"),
+    [
+        (b'{"model":"dummy","a":1}', None, ("real",), None, {"model": "real", "a": 1}),
+        (b'{"a":1}', None, ("real",), None, {"a": 1, "model": "real"}),
+        (b'{"a":1}', None, ("real",), "served", {"a": 1, "model": "served"}),
+        (b'{"model":"dummy","a":1}', None, (), None, {"a": 1}),
+        (b'{"model":"alias","a":1}', "alias", (), None, {"a": 1}),
+        (b'{"model":"lora","a":1}', "lora", ("real", "lora"), None, {"model": "lora", "a": 1}),
+        (b'{"model":"x","mod\\u0065l":"alias"}', "alias", ("real",), None, {"model": "real"}),
+    ],
+)
+def test_the_engine_is_asked_for_a_model_it_has(
+    body: bytes, model: str | None, names: tuple[str, ...], served: str | None, expected: dict[str, object]
+) -> None:
+    """The path's or the default's model gets the engine's name; unknown, it is left out."""
+    assert json.loads(sent(body, replica(*names, served=served), model)) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model":"m","stop":null,"n":1}', {"model": "m", "n": 1}),
+        (
+            b'{"model":"m","messages":[{"role":"user","content":"null","name":null}]}',
+            {"model": "m", "messages": [{"role": "user", "content": "null"}]},
+        ),
+        (
+            b'{"model":"m","messages":[{"role":"assistant","content":null,"tool_calls":[{"x":null}]}]}',
+            {"model": "m", "messages": [{"role": "assistant", "content": None, "tool_calls": [{"x": None}]}]},
+        ),
+        (b'{"model":"m","messages":null}', {"model": "m"}),
+        (b'{"model":"m","x":{"y":null}}', {"model": "m", "x": {"y": None}}),
+        (b'{"model":"m","messages":"null"}', {"model": "m", "messages": "null"}),
+        (b'{"model":"m","messages":[null]}', {"model": "m", "messages": [None]}),
+        (b'{"model":"m","messages":[{"a":null},"null"]}', {"model": "m", "messages": [{"a": None}, "null"]}),
+    ],
+)
+def test_nulls_that_vllm_refuses_are_dropped(body: bytes, expected: dict[str, object]) -> None:
+    """At the top and in messages; `content` and deeper values stay, and so does what is no message list."""
+    assert json.loads(sent(body, replica("m"))) == expected
+
+
+def test_the_word_null_in_a_text_changes_nothing() -> None:
+    """A body without null fields passes untouched even if it speaks of null."""
+    body = b'{"model":"m","messages":[{"role":"user","content":"null"}]}'
+    assert sent(body, replica("m")) is body
+
+
+@pytest.mark.parametrize(
+    ("operation", "path"),
+    [
+        (Operation.CHAT, "/v1/chat/completions"),
+        (Operation.COMPLETION, "/v1/completions"),
+        (Operation.EMBEDDING, "/v1/embeddings"),
+    ],
+)
+def test_each_operation_has_its_route(operation: Operation, path: str) -> None:
+    """The path is a constant, never the client's."""
+    outgoing = DIALECT.encode(call(b'{"model":"m"}', operation=operation), replica("m"))
+    assert (outgoing.method, outgoing.path) == ("POST", path)
+
+
+def test_it_speaks_openai_alone() -> None:
+    """TGI's calls are for TGI."""
+    spoken = {
+        (api, operation)
+        for api in Api
+        for operation in Operation
+        if DIALECT.speaks(Call(api, operation, None))
+    }
+    assert spoken == {
+        (Api.OPENAI, operation) for operation in (Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING)
+    }
+
+
+def test_its_reader_leaves_answers_alone() -> None:
+    """Nothing of vLLM's needs mending."""
+    assert isinstance(DIALECT.reader(call(b"{}"), "r", "m"), OpenAIReader)
+
+
+def test_facts_come_from_the_model_list() -> None:
+    """All served names, the engine's own first, and the context length."""
+    listed = {
+        "data": [
+            {"id": "gemma", "owned_by": "vllm", "max_model_len": 32768},
+            {"id": "lora", "owned_by": "vllm", "max_model_len": None},
+        ]
+    }
+    facts = DIALECT.read_facts(json.dumps(listed).encode())
+    assert (facts.names, facts.max_total_tokens) == (("gemma", "lora"), 32768)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{}",
+        b"<html>",
+        b'{"data":[]}',
+        b'{"data":[{"id":3}]}',
+        b"\xff",
+        b'{"object":"list","data":[{"id":"distilgpt2","object":"model","created":0,"owned_by":"distilgpt2"}]}',
+    ],
+)
+def test_facts_of_another_program_are_refused(payload: bytes) -> None:
+    """TGI and web pages are not taken for vLLM, and the sentence says what was asked."""
+    with pytest.raises(ValueError, match="GET /v1/models"):
+        DIALECT.read_facts(payload)
