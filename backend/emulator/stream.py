@@ -36,18 +36,20 @@ async def _spoiled(frames: AsyncGenerator[bytes, None], exchange: Exchange, dial
         await outlet.end()
         return
     count, last = 0, b""
+    if await _stopped(count, exchange, dialect):
+        return
     async for data in frames:
         if count == 0 and data.startswith(b"data:"):
             await _extra_first(data, exchange)
-        if await _stopped(count, exchange, dialect):
-            return
         if "no_done" in plan:  # one frame behind, so that the last is never written
             data, last = last, data  # noqa: PLW2901 - the swap is the fault
         if data:
             await outlet.event(data)
         count += data.startswith(b"data:")
-    if not await _stopped(count, exchange, dialect):
-        await outlet.end()
+        # before the next frame is waited for: a stalled engine never has one
+        if data and await _stopped(count, exchange, dialect):
+            return
+    await outlet.end()
 
 
 async def _extra_first(data: bytes, exchange: Exchange) -> None:
