@@ -60,14 +60,17 @@ OK = ProbeResult(Outcome.OK, "answers its health checks")
 
 
 def failed(reason: str) -> ProbeResult:
+    """It did not answer as a well engine does; one of several in a row counts."""
     return ProbeResult(Outcome.FAILED, reason)
 
 
 def gone(reason: str) -> ProbeResult:
+    """It is not there: down at once."""
     return ProbeResult(Outcome.GONE, reason)
 
 
 def misconfigured(reason: str) -> ProbeResult:
+    """It is alive, but it and our settings do not fit; the reason says what to change."""
     return ProbeResult(Outcome.MISCONFIGURED, reason)
 
 

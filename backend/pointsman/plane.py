@@ -16,14 +16,13 @@ from typing import Any, Protocol
 from pointsman import attempt
 from pointsman.answer import Answer
 from pointsman.attempt import AttemptFailed
+from pointsman.body import Body, Receive, check_media_type, too_large
 from pointsman.call import Call, Fields
 from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
 from pointsman.errors import (
-    BODY_TOO_LARGE,
     INTERNAL,
     MODEL_NOT_FOUND,
-    UNSUPPORTED_MEDIA_TYPE,
     ClientGone,
     RouterError,
 )
@@ -36,7 +35,6 @@ from pointsman.surfaces.base import read_fields
 from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Observer = Callable[[Exchange], None]
 
@@ -45,8 +43,7 @@ _PROCESS = secrets.token_hex(6)  # tells the request ids of this process from al
 _numbers = count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
-_DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
-_DRAIN_S = 2.0
+_TELL_S = 30.0  # for the client to take an error
 _log = logging.getLogger("pointsman.plane")
 
 
@@ -107,7 +104,7 @@ class Plane:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
-        body = _Body(receive, headers)
+        body = Body(receive, headers)
         try:
             await self._run(match, scope, headers, exchange, answer, watch, body, hook)
         except ClientGone:
@@ -139,7 +136,7 @@ class Plane:
         exchange: Exchange,
         answer: Answer,
         watch: Watch,
-        body: "_Body",
+        body: Body,
         hook: Hook | None,
     ) -> None:
         peer = scope["client"]
@@ -147,7 +144,7 @@ class Plane:
         exchange.client = caller.address
         if match.route.method == "POST":
             self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
-            _check_media_type(headers)
+            check_media_type(headers)
         trace = headers.get(b"traceparent")
         if trace is not None and _TRACEPARENT.fullmatch(trace):
             exchange.traceparent = trace.decode("ascii")
@@ -195,7 +192,7 @@ class Plane:
             )
         return model, call
 
-    async def _refuse(self, answer: Answer, error: RouterError, body: "_Body", watch: Watch) -> None:
+    async def _refuse(self, answer: Answer, error: RouterError, body: Body, watch: Watch) -> None:
         """Tell the client; a body that nobody read is drained a little, or the connection ends."""
         if answer.exchange.end is attempt.OK:
             cause = error.__cause__
@@ -206,72 +203,13 @@ class Plane:
         whole = await body.drain()
         try:
             with watch:
-                watch.set(monotonic() + _DRAIN_S + 30, ClientGone())
+                watch.set(monotonic() + _TELL_S, ClientGone())
                 await answer.refuse(error, close=not whole)
         except ClientGone:
             answer.drop()
 
 
-class _Body:
-    """The request's body; remembers whether it was read to its end."""
-
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
-        self._receive = receive
-        self._headers = headers
-        self._begun = False
-        self.whole = False
-
-    async def read(self, most: int) -> bytes:
-        """Read it all.
-
-        Raises:
-            RouterError: BODY_TOO_LARGE, with the limit.
-            ClientGone: the client left before its end.
-        """
-        declared = self._headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        message = await self._next()
-        if self.whole:
-            return bytes(message)
-        parts, size = [message], len(message)
-        while not self.whole:
-            message = await self._next()
-            parts.append(message)
-            size += len(message)
-            if size > most:
-                raise _too_large(most)
-        return b"".join(parts)
-
-    async def drain(self) -> bool:
-        """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""
-        if not self._begun and b"expect" in self._headers:
-            return False  # to read is to say 100 Continue
-        size = 0
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                while not self.whole and size <= _DRAINED_MAX_BYTES:
-                    size += len(await self._next())
-        except (TimeoutError, ClientGone):
-            return False
-        return self.whole
-
-    async def gone(self) -> None:
-        """Wait until the client leaves; for servers without our hook."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def _next(self) -> bytes:
-        self._begun = True
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        self.whole = not message.get("more_body", False)
-        block: bytes = message.get("body", b"")
-        return block
-
-
-def _listen(hook: Hook | None, body: _Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
+def _listen(hook: Hook | None, body: Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
     """Have the exchange interrupted when the client leaves before it has its whole answer."""
 
     def leave() -> None:
@@ -291,22 +229,11 @@ def _listen(hook: Hook | None, body: _Body, watch: Watch, answer: Answer) -> "as
     return asyncio.get_running_loop().create_task(wait())
 
 
-def _too_large(most: int) -> RouterError:
-    return RouterError(BODY_TOO_LARGE, f"The body is larger than the {most:,} bytes this route takes.")
-
-
 def _check_size(model: Model, size: int, most: int) -> None:
     limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
     limit = min(max(limits, default=most), model.config.max_body_bytes or most)
     if size > limit:
-        raise _too_large(limit)
-
-
-def _check_media_type(headers: dict[bytes, bytes]) -> None:
-    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    coding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if sent != b"application/json" or coding != b"identity":
-        raise RouterError(UNSUPPORTED_MEDIA_TYPE)
+        raise too_large(limit)
 
 
 def _end_of(error: RouterError) -> attempt.End:

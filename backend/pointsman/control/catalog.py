@@ -75,6 +75,7 @@ def endpoint_of(model: Model, base_url: str) -> str:
 
 
 def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
+    """A model in seed 003's shape, ours beside it."""
     state, reason, since = condition(model)
     return {
         "id": model.id,
@@ -93,6 +94,7 @@ def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
 
 
 def replica_view(replica: Replica, for_ops: bool) -> dict[str, Any]:
+    """A replica; where it is, `upstream`, is for operators."""
     view: dict[str, Any] = {
         "id": replica.id,
         "engine": replica.engine.value,
@@ -121,6 +123,7 @@ def condition(model: Model) -> tuple[State, str, float]:
 
 
 def openai_view(model: Model) -> dict[str, Any]:
+    """A model in OpenAI's shape; `max_model_len` (tokens) as vLLM tells it."""
     lengths = [r.facts.max_total_tokens for r in model.pool if r.facts.max_total_tokens is not None]
     return {
         "id": model.id,

@@ -11,7 +11,6 @@ from pointsman.access import AccessConfig, Decision, client_address, verdict
 from pointsman.control.catalog import stamp
 from pointsman.errors import NO_REPLICA, RouterError
 from pointsman.registry import Model, Registry
-from pointsman.replica import Engine
 
 _SIZES = {"distilbert/distilgpt2": "82M", "gpt2": "124M"}  # parameters, from the models' cards
 SERVICE = "Pointsman"
@@ -23,26 +22,7 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
 
     @routes.get("/health", summary="Always 200: which models are available")
     async def health(request: Request) -> dict[str, Any]:
-        model = _default(registry)
-        well = any(found.available for found in registry.models.values())
-        body: dict[str, Any] = {
-            "status": "healthy" if well else "unhealthy",
-            "model_loaded": model is not None and model.available,
-            "model_name": model.id if model else None,
-            "service": SERVICE,
-            "timestamp": stamp(time.time()),
-        }
-        peer = request.client.host if request.client else None
-        client = client_address(peer, request.scope["headers"], access)
-        admitted = verdict(client, access).allowed
-        if admitted:
-            body["version"] = __version__
-            body["models"] = {found.id: found.available for found in registry.models.values()}
-            body["security"] = {"access_control_enabled": not access.disabled, "client_ip": client.text}
-        if verdict(client, access, ops=True) is Decision.ALLOWED:
-            networks = [str(network) for network in access.allowed]
-            body["security"]["allowed_networks"] = "disabled" if access.disabled else networks
-        return body
+        return {**_condition(registry), **_more_for(request, registry, access)}
 
     @routes.get("/live", summary="200 while the process turns")
     async def live() -> dict[str, str]:
@@ -56,16 +36,7 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
 
     @routes.get("/", summary="What this is")
     async def root() -> dict[str, Any]:
-        model = _default(registry)
-        return {
-            "message": "Pointsman routes generate and chat calls to language model engines",
-            "status": "healthy",
-            "service": SERVICE,
-            "version": __version__,
-            "model": model.id if model else None,
-            "models": list(registry.models),
-            "docs": "/docs",
-        }
+        return _card_of_router(registry)
 
     @routes.get("/model-info", summary="The default model, in seed 000's shape")
     async def model_info() -> dict[str, Any]:
@@ -81,8 +52,48 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
     return routes
 
 
+def _condition(registry: Registry) -> dict[str, Any]:
+    """What strangers may know: the union of seeds 000's and 002's public fields."""
+    model = _default(registry)
+    well = any(found.available for found in registry.models.values())
+    return {
+        "status": "healthy" if well else "unhealthy",
+        "model_loaded": model is not None and model.available,
+        "model_name": model.id if model else None,
+        "service": SERVICE,
+        "timestamp": stamp(time.time()),
+    }
+
+
+def _more_for(request: Request, registry: Registry, access: AccessConfig) -> dict[str, Any]:
+    """What callers whom the IP rules let in, and operators, may know beyond that."""
+    peer = request.client.host if request.client else None
+    client = client_address(peer, request.scope["headers"], access)
+    if not verdict(client, access).allowed:
+        return {}
+    security: dict[str, Any] = {"access_control_enabled": not access.disabled, "client_ip": client.text}
+    if verdict(client, access, ops=True) is Decision.ALLOWED:
+        networks = [str(network) for network in access.allowed]
+        security["allowed_networks"] = "disabled" if access.disabled else networks
+    available = {found.id: found.available for found in registry.models.values()}
+    return {"version": __version__, "models": available, "security": security}
+
+
+def _card_of_router(registry: Registry) -> dict[str, Any]:
+    model = _default(registry)
+    return {
+        "message": "Pointsman routes generate and chat calls to language model engines",
+        "status": "healthy",
+        "service": SERVICE,
+        "version": __version__,
+        "model": model.id if model else None,
+        "models": list(registry.models),
+        "docs": "/docs",
+    }
+
+
 def _default(registry: Registry) -> Model | None:
-    return registry.default(lambda model: Engine.TGI in model.engines) or registry.default(lambda _: True)
+    return registry.default(lambda model: True)
 
 
 def _card(model: Model) -> dict[str, Any]:

@@ -55,4 +55,5 @@ class BackendApi:
 
 
 def error_body(error: RouterError, request_id: str) -> dict[str, object]:
+    """A string in `detail`, which its clients show as it is; ours beside it."""
     return {"detail": error.message, **error_object(error, request_id)}

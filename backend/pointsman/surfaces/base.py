@@ -160,6 +160,7 @@ def check_numbers(fields: Fields) -> None:
 
 
 def model_name(fields: Fields, name: str = "model") -> str | None:
+    """The model a body asks for; None when it names none."""
     return text(fields, name, longest=MODEL_NAME_MAX)
 
 

@@ -1,0 +1,88 @@
+"""A request's body: read whole once its guard has let it in, or drained when it is refused."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pointsman.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+_DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
+_DRAIN_S = 2.0
+
+
+class Body:
+    """The request's body; remembers whether it was read to its end."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._begun = False
+        self.whole = False
+
+    async def read(self, most: int) -> bytes:
+        """Read it all.
+
+        Raises:
+            RouterError: BODY_TOO_LARGE, with the limit.
+            ClientGone: the client left before its end.
+        """
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > most:
+            raise too_large(most)
+        message = await self._next()
+        if self.whole:
+            return bytes(message)
+        parts, size = [message], len(message)
+        while not self.whole:
+            message = await self._next()
+            parts.append(message)
+            size += len(message)
+            if size > most:
+                raise too_large(most)
+        return b"".join(parts)
+
+    async def drain(self) -> bool:
+        """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""
+        if not self._begun and b"expect" in self._headers:
+            return False  # to read is to say 100 Continue
+        size = 0
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while not self.whole and size <= _DRAINED_MAX_BYTES:
+                    size += len(await self._next())
+        except (TimeoutError, ClientGone):
+            return False
+        return self.whole
+
+    async def gone(self) -> None:
+        """Wait until the client leaves; for servers without our hook."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> bytes:
+        self._begun = True
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self.whole = not message.get("more_body", False)
+        block: bytes = message.get("body", b"")
+        return block
+
+
+def too_large(most: int) -> RouterError:
+    """The error that names the limit, in bytes."""
+    return RouterError(BODY_TOO_LARGE, f"The body is larger than the {most:,} bytes this route takes.")
+
+
+def check_media_type(headers: dict[bytes, bytes]) -> None:
+    """Take JSON only, unencoded: so that a foreign web page needs a preflight, and what is read is what came.
+
+    Raises:
+        RouterError: UNSUPPORTED_MEDIA_TYPE.
+    """
+    sent = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if sent != b"application/json" or coding != b"identity":
+        raise RouterError(UNSUPPORTED_MEDIA_TYPE)
