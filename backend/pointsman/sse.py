@@ -20,54 +20,59 @@ class Splitter:
     `oversize` turns true while an event larger than the cap passes through as it comes.
     """
 
-    __slots__ = ("_held", "_saw_cr", "_searched", "_sent_cr", "oversize")
+    __slots__ = ("_held", "_sent_cr", "_size", "_tail", "oversize")
 
     def __init__(self) -> None:
-        self._held = bytearray()  # grows in place: a large event in many small chunks costs linear time
-        self._searched = 0
-        self._saw_cr = False  # the held bytes have a CR
+        self._held: list[bytes] = []  # joined once: many small chunks of a large event cost linear time
+        self._size = 0
+        self._tail = b""  # end of what is held, where a boundary may have begun
         self._sent_cr = False  # the last block ended with a CR, whose LF may follow
         self.oversize = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take what arrived and return all that ends on an event boundary, unchanged; maybe nothing."""
-        if not self._held and not self._sent_cr and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            self.oversize = False
+        tail = self._tail
+        if not tail and not self._sent_cr and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             return chunk  # what engines send nearly always
-        held = self._held
-        held += chunk
-        self._saw_cr = self._saw_cr or b"\r" in chunk
-        cut = self._last_boundary()
-        if cut:
+        cut = self._last_boundary(tail + chunk if tail else chunk) - len(tail)
+        if cut > 0:
             self.oversize = False
-        elif self.oversize or len(held) > EVENT_CAP_BYTES:
+            block = chunk[:cut]
+            if self._held:
+                block = b"".join((*self._held, block))
+            self._hold(chunk[cut:])
+            self._sent_cr = not self._held and block.endswith(b"\r")
+            return block
+        self._size += len(chunk)
+        if self.oversize or self._size > EVENT_CAP_BYTES:
             self.oversize = True
-            cut = max(0, len(held) - _REACH)
-        else:
-            self._searched = max(0, len(held) - _REACH)
-            return b""
-        block = bytes(held[:cut])
-        del held[:cut]
-        self._searched = 0
-        self._saw_cr = b"\r" in held
-        self._sent_cr = block.endswith(b"\r") and not held
-        return block
+            block = b"".join((*self._held, chunk))
+            self._hold(block[-_REACH:])
+            return block[:-_REACH]
+        if chunk:
+            self._held.append(chunk)
+            self._tail = (tail + chunk)[-_REACH:]
+        return b""
 
     @property
     def partial(self) -> bytes:
         """The event that has begun and not ended."""
-        return bytes(self._held)
+        return b"".join(self._held)
 
-    def _last_boundary(self) -> int:
-        held = self._held
-        if not self._saw_cr and not self._sent_cr:
-            at = held.rfind(b"\n\n", self._searched)
+    def _hold(self, rest: bytes) -> None:
+        self._held = [rest] if rest else []
+        self._size = len(rest)
+        self._tail = rest[-_REACH:]
+
+    def _last_boundary(self, data: bytes) -> int:
+        if not self._sent_cr and b"\r" not in data:  # engines send LF alone
+            at = data.rfind(b"\n\n")
             return at + 2 if at >= 0 else 0
         end = 0
-        if self._sent_cr and held:
+        if self._sent_cr and data:
             self._sent_cr = False
-            end = int(held.startswith(b"\n"))
-        for match in _BOUNDARY.finditer(held, max(end, self._searched)):
+            end = int(data.startswith(b"\n"))
+        for match in _BOUNDARY.finditer(data, end):
             end = match.end()
         return end
 

@@ -13,12 +13,17 @@ _REMOTE = ("![](http://", "![](https://")
 _SENTENCE = "`![](http…)` makes this engine fetch an image; put it inline as `![](data:…)`."
 
 
-def refuse_remote_images(fields: Fields) -> None:
+def refuse_remote_images(fields: Fields, body: bytes | None) -> None:
     """Look through the texts of a request.
+
+    Args:
+        body: the bytes that `fields` were read from, where there are any.
 
     Raises:
         RouterError: REMOTE_MEDIA, naming the field.
     """
+    if body is not None and not _suspicious(body):
+        return
     for name, raw in fields.items():
         held = memoryview(raw)
         if held[0] in b'"[{' and _suspicious(bytes(held)):

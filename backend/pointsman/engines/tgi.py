@@ -56,7 +56,7 @@ class Tgi:
         """
         if call.operation is Operation.INFO:
             return Outgoing("GET", "/info", b"")
-        refuse_remote_images(call.fields)
+        refuse_remote_images(call.fields, call.body)
         if call.api is Api.OPENAI:
             return Outgoing("POST", ROUTES[call.operation], join(_openai_fields(call.fields)))
         path = _NATIVE[call.operation]

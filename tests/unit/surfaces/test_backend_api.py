@@ -73,8 +73,8 @@ def test_which_model(body: dict[str, object], model: str | None) -> None:
 )
 def test_bounds(field: str, low: float, high: float, beyond: tuple[object, ...]) -> None:
     """The documented bounds are inclusive; what is beyond is a 422 that names the field."""
-    for value in (low, high, None):
-        decode(prompt="x", **{field: value})
+    for good in (low, high, None):
+        decode(prompt="x", **{field: good})
     for value in beyond:
         with pytest.raises(RouterError) as caught:
             decode(prompt="x", **{field: value})
