@@ -144,10 +144,13 @@ class Protocol(HttpToolsProtocol):
 
     def _tell_gone(self) -> None:
         hook = self._hook
-        if hook is not None and self._answering:
-            hook.gone = True
-            if hook.on_disconnect is not None:
-                hook.on_disconnect()
+        if hook is None or not self._answering:
+            return
+        self.cycle.disconnected = True  # before the app may end: uvicorn would take it for a bug of the app
+        self.cycle.message_event.set()
+        hook.gone = True
+        if hook.on_disconnect is not None:
+            hook.on_disconnect()
 
     def _stop(self, cause: BaseException | None) -> None:
         """Read no more from this connection: let a running answer end, or refuse at once."""
@@ -161,8 +164,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
             return
         if self._answering:  # its body turned out to be malformed: nobody is to answer it any more
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
             self._tell_gone()
         kind = cause.kind if isinstance(cause, Refused) else BAD_REQUEST
         self._refuse(kind, cause.why if isinstance(cause, Refused) else None)
