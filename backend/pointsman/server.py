@@ -65,6 +65,7 @@ class Protocol(HttpToolsProtocol):
     _fed_bytes = 0  # of the current message, as they came
     _body_bytes = 0  # of them, body
     _deaf = False  # nothing more is read from this connection
+    _skips_body = False  # the parser takes the body for another protocol
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -80,9 +81,8 @@ class Protocol(HttpToolsProtocol):
             self.parser.feed_data(data)
             if self._fed_bytes > _HEAD_BYTES_MAX + _FRAMING_MAX * self._body_bytes:
                 raise Refused(HEADERS_TOO_LARGE, "head or trailers too large")
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # what follows is another protocol; the request itself is answered as it stands
-            self.cycle.keep_alive = False
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             self._stop(error.__context__)
         except (httptools.HttpParserError, Refused) as error:
@@ -95,6 +95,7 @@ class Protocol(HttpToolsProtocol):
         self._head_done = False
         self._header_bytes = 0
         self._hosts = 0
+        self._codings = 0
         self._hook = Hook(self)
         extensions: dict[str, Any] = {EXTENSION: self._hook}
         self.scope["extensions"] = extensions
@@ -108,6 +109,10 @@ class Protocol(HttpToolsProtocol):
         if self._head_done:
             return  # a trailer: uvicorn would put it among the headers
         super().on_header(name, value)
+        if len(name) == 17 and name.lower() == b"transfer-encoding":
+            self._codings += 1
+            if value.lower() != b"chunked":
+                raise Refused(BAD_REQUEST, "a transfer coding other than chunked")
         self._header_bytes += len(name) + len(value) + 4
         if len(self.headers) > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
             raise Refused(HEADERS_TOO_LARGE, "headers too large")
@@ -118,15 +123,21 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() != "1.0"):
+        old = self.parser.get_http_version() == "1.0"
+        if self._hosts != 1 and (self._hosts or not old):
             raise Refused(BAD_REQUEST, "a request needs exactly one Host")
+        if self._codings > (0 if old else 1):
+            raise Refused(BAD_REQUEST, "a transfer coding too many")
         super().on_headers_complete()
+        self._skips_body = self.parser.should_upgrade() and bool(_framing(self.headers))
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._skips_body:
+            return
         super().on_message_complete()
         self._head_done = False
         self._fed_bytes = self._body_bytes = 0
@@ -137,6 +148,31 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._tell_gone()
         super().connection_lost(exc)
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _decline(self, rest: bytes) -> None:
+        """Answer a request that asks for an upgrade as it stands, and read nothing beyond it.
+
+        httptools takes all after the headers for the new protocol, also a body (Java's client asks for h2c
+        with each POST), so that another parser has to read it.
+        """
+        self.cycle.keep_alive = False
+        if not self._skips_body:
+            self._deaf = True
+            return
+        self._skips_body = False
+        self.parser = httptools.HttpRequestParser(_BodyOnly(self))
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + _framing(self.headers) + b"\r\n")
+        if rest:
+            self._fed_bytes = 0
+            self.data_received(rest)
+
+    def leave_off(self) -> None:
+        """Read no more: the body is whole, and what follows is nobody's."""
+        self.on_message_complete()
+        self._deaf = True
 
     @property
     def _answering(self) -> bool:
@@ -185,6 +221,33 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
         self.transport.close()
+
+
+class _BodyOnly:
+    """Parser callbacks for a body whose headers another parser has read."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._whole = False
+
+    def on_body(self, body: bytes) -> None:
+        if not self._whole:
+            self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._whole:
+            self._whole = True
+            self._protocol.leave_off()
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The header lines that say how long a body is; empty without body."""
+    lines = [
+        name + b": " + value + b"\r\n"
+        for name, value in headers
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+    ]
+    return b"".join(lines)
 
 
 class Served(Protocol_):
