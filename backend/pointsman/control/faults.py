@@ -37,6 +37,7 @@ def install(app: FastAPI) -> None:
     async def on_bug(request: Request, error: Any) -> Response:
         return _answer(request, RouterError(INTERNAL))  # Starlette logs the traceback after it
 
+    app.router.redirect_slashes = False  # another path is another route, so 404
     app.add_exception_handler(RouterError, on_router_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
