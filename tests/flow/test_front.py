@@ -1,0 +1,285 @@
+"""The HTTP front over raw sockets: what is refused, what is taken, and that the server lives on."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from processes import Emulator, Router, wait_for
+from wire import KINDS, TGI, VLLM, Client, Incoming, call, check_stream, outcome, request
+
+_BODY = json.dumps({"inputs": "Hello", "parameters": {"max_new_tokens": 3}}).encode()
+_HEAD = b"POST /generate HTTP/1.1\r\nhost: router\r\ncontent-type: application/json\r\n"
+_CHUNKED = _HEAD + b"transfer-encoding: chunked\r\n\r\n"
+_GET = b"GET /live HTTP/1.1\r\n"
+
+
+def chunks(*sizes: int) -> bytes:
+    """The body as chunks of these sizes, the rest in one more, without the final one."""
+    found, start = b"", 0
+    for size in (*sizes, len(_BODY)):
+        part = _BODY[start : start + size]
+        if part:
+            found += b"%x\r\n%b\r\n" % (len(part), part)
+        start += size
+    return found
+
+
+REFUSED = {
+    "no Host": (_GET + b"\r\n", 400, "bad_request"),
+    "two Hosts": (_GET + b"host: a\r\nhost: b\r\n\r\n", 400, "bad_request"),
+    "two equal Hosts": (_GET + b"host: a\r\nHOST: a\r\n\r\n", 400, "bad_request"),
+    "Host with a path": (_GET + b"host: a/b\r\n\r\n", 400, "bad_request"),
+    "Host with user": (_GET + b"host: u@a\r\n\r\n", 400, "bad_request"),
+    "Host with a space": (_GET + b"host: a b\r\n\r\n", 400, "bad_request"),
+    "two Hosts in HTTP/1.0": (b"GET /live HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", 400, "bad_request"),
+    "101 headers": (_GET + b"host: a\r\n" + b"x: y\r\n" * 100 + b"\r\n", 431, "headers_too_large"),
+    "33 KiB of headers": (
+        _GET + b"host: a\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 1000) for n in range(33)) + b"\r\n",
+        431,
+        "headers_too_large",
+    ),
+    "one endless header": (_GET + b"host: a\r\nx: " + b"y" * 60_000, 431, "headers_too_large"),
+    "one endless header name": (_GET + b"host: a\r\n" + b"y" * 60_000, 431, "headers_too_large"),
+    "a URL of 9 KiB": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 414, "url_too_long"),
+    "an endless URL": (b"GET /" + b"a" * 60_000, 414, "url_too_long"),
+    "length and transfer coding": (
+        _HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
+    ),
+    "two lengths": (
+        _HEAD + b"content-length: %d\r\ncontent-length: 3\r\n\r\n" % len(_BODY) + _BODY, 400, "bad_request",
+    ),
+    "two equal lengths": (_HEAD + b"content-length: 2\r\ncontent-length: 2\r\n\r\n{}", 400, "bad_request"),
+    "a list of lengths": (_HEAD + b"content-length: 2, 2\r\n\r\n{}", 400, "bad_request"),
+    "a signed length": (_HEAD + b"content-length: +2\r\n\r\n{}", 400, "bad_request"),
+    "a negative length": (_HEAD + b"content-length: -2\r\n\r\n{}", 400, "bad_request"),
+    "a hexadecimal length": (_HEAD + b"content-length: 0x2\r\n\r\n{}", 400, "bad_request"),
+    "two transfer codings": (
+        _HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
+    ),
+    "two lines of transfer codings": (
+        _HEAD + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", 400, "bad_request",
+    ),
+    "chunked twice": (_HEAD + b"transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, "bad_request"),
+    "an unknown transfer coding": (
+        _HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
+    ),
+    "a transfer coding in HTTP/1.0": (
+        b"POST /generate HTTP/1.0\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        + chunks() + b"0\r\n\r\n", 400, "bad_request",
+    ),
+    "a malformed chunk size": (
+        _CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400, "bad_request",
+    ),
+    "a malformed chunk end": (_CHUNKED + b"2\r\n{}XX0\r\n\r\n", 400, "bad_request"),
+    "endless trailers": (
+        _CHUNKED + chunks() + b"0\r\nx: " + b"y" * 80_000,
+        431,
+        "headers_too_large",
+    ),
+    "a folded header": (_GET + b"host: a\r\nx: y\r\n z\r\n\r\n", 400, "bad_request"),
+    "a header name with a space": (_GET + b"host: a\r\nx : y\r\n\r\n", 400, "bad_request"),
+    "NUL in a header": (_GET + b"host: a\r\nx: \0\r\n\r\n", 400, "bad_request"),
+    "bare LF": (b"GET /live HTTP/1.1\nhost: a\n\n", 400, "bad_request"),
+    "bare CR": (_GET + b"host: a\r\nx: y\rz: a\r\n\r\n", 400, "bad_request"),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "bad_request"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
+    "CONNECT": (b"CONNECT engine:80 HTTP/1.1\r\nhost: engine:80\r\n\r\n", 400, "bad_request"),
+    "bytes above ASCII in the URL": (b"GET /\xd7\xa9 HTTP/1.1\r\nhost: a\r\n\r\n", 400, "bad_request"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _alive(router: Router) -> Iterator[None]:
+    yield
+    assert call(router.port, request("GET", "/live")).status == 200
+    assert '"level":"ERROR"' not in router.output()
+
+
+def check_refusal(answer: Incoming, status: int, code: str) -> None:
+    assert (answer.status, answer.ended, answer.rest) == (status, True, b"")
+    assert answer.header("connection") == "close"
+    assert answer.header("x-process-time")
+    error = answer.json()["error"]
+    kind = KINDS[code]
+    told = (error["code"], error["owner"], error["retryable"], error["request_id"])
+    assert told == (code, kind.owner.value, kind.retryable, answer.header("x-request-id"))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_clear_request_is_refused_and_the_connection_closed(router: Router, name: str) -> None:
+    """Two readers may understand such bytes differently, so nobody answers them."""
+    data, status, code = REFUSED[name]
+    with Client(router.port) as client:
+        client.send(data)
+        check_refusal(client.read(), status, code)
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("name", ["101 headers", "two Hosts", "two lengths", "a malformed chunk size"])
+def test_it_is_refused_just_so_byte_by_byte(router: Router, name: str) -> None:
+    """Network segments make no difference."""
+    data, status, code = REFUSED[name]
+    with Client(router.port) as client:
+        for start in range(0, len(data), 7):
+            client.send(data[start : start + 7])
+        check_refusal(client.read(), status, code)
+
+
+def test_limits_are_not_lower_than_told(router: Router) -> None:
+    """100 headers, 30 KiB of them, and a URL of 8,000 bytes are taken."""
+    big = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 300) for number in range(99))
+    answer = call(router.port, b"GET /live?" + b"a" * 8000 + b" HTTP/1.1\r\nhost: a\r\n" + big + b"\r\n")
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["router", "router:8000", "127.0.0.1:1", "[::1]:8000", "a_b.example", ""], ids=repr
+)
+def test_a_host_within_the_grammar_is_taken(router: Router, host: str) -> None:
+    """Names, addresses and ports as RFC 9110 7.2 allows them; it may be empty too."""
+    assert call(router.port, request("GET", "/live", host=host)).status == 200
+
+
+def test_trailers_are_no_headers(router: Router, tgi: Emulator) -> None:
+    """A chunked body's trailers change nothing, whatever they are called."""
+    tgi.reset()
+    trailers = b"x-request-id: from-trailer\r\nhost: other\r\nhost: third\r\nauthorization: x\r\n"
+    answer = call(
+        router.port,
+        _CHUNKED + chunks(1, 5) + b"0\r\n" + trailers + b"\r\n",
+    )
+    assert answer.status == 200
+    assert answer.header("x-request-id") != "from-trailer"
+    assert tgi.sent()[-1]["body"].encode() == _BODY
+
+
+def test_chunks_of_one_byte_are_a_body(router: Router) -> None:
+    """Framing may be larger than what it holds."""
+    data = _CHUNKED + chunks(*[1] * len(_BODY)) + b"0\r\n\r\n"
+    assert call(router.port, data).status == 200
+
+
+def test_a_kept_connection_serves_many_requests(router: Router) -> None:
+    """Requests one after the other share a connection, streams among them."""
+    with Client(router.port) as client:
+        for stream in (True, False, True):
+            for front in (TGI, VLLM):
+                client.send(front.request(stream=stream))
+                assert outcome(front, client.read(), stream=stream) == "ok"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_pipelined_request_is_not_started(
+    router: Router, vllm: Emulator, stream: bool, together: bool
+) -> None:
+    """The first is answered whole, then the connection ends: the second has to be sent again."""
+    vllm.reset()
+    vllm.arm("slow_first_token", 0.1, times=1)
+    one = VLLM.request("Hello", 5, "x-request-id: first", stream=stream)
+    two = VLLM.request("Hello", 5, "x-request-id: second", stream=stream)
+    with Client(router.port) as client:
+        if together:
+            client.send(one + two)
+        else:
+            client.send(one)
+            wait_for(lambda: len(vllm.sent()) == 1, "the first is with the engine")
+            client.send(two)
+        answer = client.read()
+        assert outcome(VLLM, answer, stream=stream) == "ok"
+        assert answer.header("x-request-id") == "first"
+        assert client.at_end()
+    assert len(vllm.sent()) == 1
+
+
+def test_junk_from_the_client_does_not_spoil_a_running_stream(router: Router, vllm: Emulator) -> None:
+    """Bad bytes after the request end the connection, but only when the answer is whole."""
+    vllm.arm("slow_body", 20_000, times=1)
+    with Client(router.port) as client:
+        client.send(VLLM.request(tokens=10, stream=True))
+        begun = client.read(until=b"data:")
+        client.send(b"\x00\xff no HTTP \r\n\r\n" * 20)
+        while not begun.ended:
+            begun.feed(client.sock.recv(65536))
+        assert check_stream(VLLM, begun) is None
+        assert client.at_end()
+
+
+def test_expect_is_answered_before_the_body(router: Router) -> None:
+    """A client that asks first is told 100 once its headers are good."""
+    with Client(router.port) as client:
+        client.send(_HEAD + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(_BODY))
+        assert client.sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(_BODY)
+        assert client.read().status == 200
+
+
+def test_expect_is_not_answered_when_the_body_is_not_wanted(router: Router) -> None:
+    """A client that asks first and is refused keeps its body."""
+    with Client(router.port) as client:
+        client.send(
+            b"POST /generate HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\nexpect: 100-continue\r\n"
+            b"content-length: 5000\r\n\r\n"
+        )
+        answer = client.read()
+        assert (answer.status, answer.interim) == (415, [])
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_http_1_0_is_answered_and_closed(router: Router, stream: bool) -> None:
+    """Without Host too, since HTTP/1.0 knows none."""
+    data = VLLM.request(stream=stream).replace(b"HTTP/1.1\r\nhost: router", b"HTTP/1.0")
+    with Client(router.port) as client:
+        client.send(data)
+        answer = client.read()
+        assert answer.status == 200
+        assert answer.header("connection") == "close"
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_connection_close_is_honoured(router: Router, stream: bool) -> None:
+    """The answer is whole, says so, and the connection ends after it."""
+    with Client(router.port) as client:
+        client.send(VLLM.request("Hello", 5, "connection: close", stream=stream))
+        answer = client.read()
+        assert outcome(VLLM, answer, stream=stream) == "ok"
+        assert answer.header("connection") == "close"
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+@pytest.mark.parametrize("piece", [1 << 16, 10])
+def test_upgrades_are_not_made(router: Router, protocol: str, piece: int) -> None:
+    """The request is answered as it stands, body included, and what follows is never read as another."""
+    lines = (f"upgrade: {protocol}", "connection: upgrade")
+    chunked = b"\r\n".join(line.encode() for line in lines) + b"\r\n" + _CHUNKED.removeprefix(_HEAD)
+    for data in (
+        TGI.request("Hello", 3, *lines, stream=False),
+        _HEAD + chunked + chunks(5) + b"0\r\n\r\n",
+        request("GET", "/live", b"", *lines),
+    ):
+        with Client(router.port) as client:
+            whole = data + request("GET", "/live")
+            for start in range(0, len(whole), piece):
+                client.send(whole[start : start + piece])
+            assert client.read().status == 200
+            assert client.at_end()
+
+
+@pytest.mark.parametrize("path", ["/generate/", "//generate", "/x/../generate", "/generate%2f", "/GENERATE"])
+def test_a_path_is_matched_as_it_is(router: Router, path: str) -> None:
+    """Nothing is normalised: another path is another route, and an unknown one is a JSON 404."""
+    answer = call(router.port, request("POST", path, _BODY, "content-type: application/json"))
+    assert (answer.status, answer.json()["code"]) == (404, "route_not_found")
+
+
+def test_the_absolute_form_and_the_query_reach_no_engine(router: Router, tgi: Emulator) -> None:
+    """The engine's path is a constant of ours, whatever the client's request line holds."""
+    tgi.reset()
+    data = _HEAD.replace(b"/generate", b"http://elsewhere/generate?key=1")
+    answer = call(router.port, data + b"content-length: %d\r\n\r\n" % len(_BODY) + _BODY)
+    assert answer.status == 200
+    assert tgi.sent()[-1]["target"] == "/generate"
