@@ -8,6 +8,7 @@ from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.base import Outgoing, Reader, Seen, Tokens, join, judge_error
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
+from pointsman.engines.response_format import for_tgi
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Engine, Facts, Replica
 
@@ -133,6 +134,9 @@ def _openai_fields(fields: Fields) -> Fields:
         del kept["top_p"]
         if top_p == 0.0:
             kept["temperature"] = msgspec.Raw(b"0.0")
+    wanted = for_tgi(kept.pop("response_format")) if "response_format" in kept else None
+    if wanted is not None:
+        kept["response_format"] = wanted
     if bytes(kept.get("stop", b"")).startswith(b'"'):
         kept["stop"] = msgspec.Raw(b"[" + bytes(kept["stop"]) + b"]")
     return kept

@@ -5,6 +5,7 @@ import msgspec
 from pointsman.call import Api, Call, Fields
 from pointsman.engines.base import Outgoing, Reader, join
 from pointsman.engines.openai import ROUTES, OpenAIReader
+from pointsman.engines.response_format import for_vllm
 from pointsman.replica import Engine, Facts, Replica
 
 # Fields that steer the engine rather than the answer; a stranger's are refused (design section 3).
@@ -62,11 +63,14 @@ class Vllm:
         return call.api is Api.OPENAI and call.operation in ROUTES
 
     def encode(self, call: Call, replica: Replica) -> Outgoing:
-        """Bytes pass untouched unless the model's name or a null must change."""
+        """Bytes pass untouched unless the model's name, a null or a response format must change."""
         path = ROUTES[call.operation]
         fields = call.fields
         if call.body is not None and b"null" in call.body:
             fields = _without_nulls(fields)
+        wanted = fields.get("response_format")
+        if wanted is not None and (shape := for_vllm(wanted)) is not wanted:
+            fields = {**fields, "response_format": shape}
         if call.model is None or not replica.knows(call.model):
             fields = dict(fields)
             if replica.own_name is not None:  # else left out, which vLLM takes for its own model

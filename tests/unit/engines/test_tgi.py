@@ -150,6 +150,33 @@ def test_openai_parameters_are_translated(given: dict[str, object], expected: di
     assert openai(json.dumps(given).encode()) == {**expected, "model": "tgi"}
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}},
+            {"type": "json", "value": SCHEMA},
+        ),
+        ({"type": "json_object"}, {"type": "json", "value": {"type": "object"}}),
+        ({"type": "text"}, None),
+        ({"type": "json_object", "value": SCHEMA}, {"type": "json_object", "value": SCHEMA}),
+        (
+            {"type": "json_schema", "value": {"schema": SCHEMA}},
+            {"type": "json_schema", "value": {"schema": SCHEMA}},
+        ),
+        ({"type": "regex", "value": "a+"}, {"type": "regex", "value": "a+"}),
+        ({"type": "json_schema", "json_schema": 7}, {"type": "json_schema", "json_schema": 7}),
+        ("odd", "odd"),
+    ],
+)
+def test_response_formats_become_grammars(given: object, expected: object) -> None:
+    """OpenAI's forms are said in TGI's way, its own pass, and plain text asks for nothing."""
+    assert openai(json.dumps({"response_format": given}).encode()).get("response_format") == expected
+
+
 def test_several_choices_are_refused_rather_than_ignored() -> None:
     """TGI would answer one choice and say nothing."""
     with pytest.raises(RouterError) as caught:

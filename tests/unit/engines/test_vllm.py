@@ -92,6 +92,30 @@ def test_nulls_that_vllm_refuses_are_dropped(body: bytes, expected: dict[str, ob
     assert json.loads(sent(body, replica("m"))) == expected
 
 
+@pytest.mark.parametrize("kind", ["json_object", "json"])
+def test_a_grammar_is_said_as_a_schema(kind: str) -> None:
+    """huggingface_hub's form would be taken and ignored; the schema keeps its bytes."""
+    body = b'{"model":"m","response_format":{"type":"%s","value":{ "maximum":1.0 }},"z":1}' % kind.encode()
+    expected = b'{"type":"json_schema","json_schema":{"name":"answer","schema":{ "maximum":1.0 }}}'
+    assert sent(body, replica("m")) == b'{"model":"m","response_format":' + expected + b',"z":1}'
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b'{"type":"json_object"}',
+        b'{"type":"text"}',
+        b'{"type":"json_schema","json_schema":{"name":"n","schema":{}}}',
+        b'"odd"',
+        b"[]",
+    ],
+)
+def test_other_response_formats_pass_untouched(shape: bytes) -> None:
+    """What vLLM understands, or can name as wrong, is not rewritten."""
+    body = b'{"model":"m","response_format":' + shape + b"}"
+    assert sent(body, replica("m")) is body
+
+
 def test_the_word_null_in_a_text_changes_nothing() -> None:
     """A body without null fields passes untouched even if it speaks of null."""
     body = b'{"model":"m","messages":[{"role":"user","content":"null"}]}'
