@@ -18,6 +18,8 @@ class Body:
     def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
         self._receive = receive
         self._headers = headers
+        declared = headers.get(b"content-length", b"")
+        self._declared = int(declared) if declared.isdigit() else 0
         self._begun = False
         self.whole = False
 
@@ -28,8 +30,7 @@ class Body:
             RouterError: BODY_TOO_LARGE, with the limit.
             ClientGone: the client left before its end.
         """
-        declared = self._headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
+        if self._declared > most:
             raise too_large(most)
         message = await self._next()
         if self.whole:
@@ -45,8 +46,8 @@ class Body:
 
     async def drain(self) -> bool:
         """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""
-        if not self._begun and b"expect" in self._headers:
-            return False  # to read is to say 100 Continue
+        if not self._begun and (b"expect" in self._headers or self._declared > _DRAINED_MAX_BYTES):
+            return False  # to read is to say 100 Continue, or to wait for what is not read to its end anyway
         size = 0
         try:
             async with asyncio.timeout(_DRAIN_S):
