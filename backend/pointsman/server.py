@@ -287,6 +287,7 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
                 if path.is_socket():
                     path.unlink()
                 one = socket.socket(socket.AF_UNIX)
+                bound.append(one)
                 one.bind(address.path)
                 path.chmod(0o660)
             else:
@@ -294,6 +295,7 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
                     address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
                 )[0]
                 one = socket.socket(family, kind, number)
+                bound.append(one)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 one.bind(target)
             one.listen(backlog)
@@ -302,7 +304,6 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
             for other in bound:
                 other.close()
             raise
-        bound.append(one)
     return bound
 
 
