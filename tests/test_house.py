@@ -23,7 +23,20 @@ FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "settings", "log"), 5),
     **dict.fromkeys(("config_file", "knobs", "model_list", "naming", "sources", "values"), 5),
     **dict.fromkeys(
-        ("answer", "body", "control", "front", "guard", "plane", "routes", "server", "surfaces"), 4
+        (
+            "answer",
+            "body",
+            "control",
+            "cycle",
+            "front",
+            "guard",
+            "plane",
+            "routes",
+            "server",
+            "sockets",
+            "surfaces",
+        ),
+        4,
     ),
     **dict.fromkeys(("connection", "conversation", "forward", "probe", "relay", "upstream", "watch"), 3),
     **dict.fromkeys(("metrics", "registry"), 2),

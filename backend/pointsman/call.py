@@ -1,6 +1,6 @@
 """A call: what a client wants, in words that every surface and every dialect shares."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -28,8 +28,7 @@ class Operation(StrEnum):
     INFO = "info"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One decoded request.
 
     `body` is what the client sent, byte for byte, and `fields` its top level; where they differ from
@@ -41,7 +40,7 @@ class Call:
     model: str | None  # as the client named it; None: the route or the default decides
     stream: bool = False
     body: bytes | None = None
-    fields: Fields = field(default_factory=dict)
+    fields: Fields = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,11 @@ class Connection(asyncio.Protocol):
         return self._keep_alive
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing of an answer is to come, or to be read, any more."""
+        return self._ended and not self._chunks
+
+    @property
     def open(self) -> bool:
         return not self.closed and self._transport is not None and not self._transport.is_closing()
 

@@ -26,6 +26,8 @@ _TAIL_S = (
     0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
 )
 
+_FIRST = Again(0.0)
+
 
 class Sink(StreamSink, Protocol):
     """The client's side of an exchange."""
@@ -52,7 +54,7 @@ class Run:
     deadline: float
     tried: Tried = field(default_factory=Tried)
     asked: set[Replica] = field(default_factory=set)
-    step: Step = field(default_factory=lambda: Again(0.0))
+    step: Step = _FIRST
 
     @property
     def timeouts(self) -> Timeouts:
@@ -114,7 +116,6 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
 
 
 async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -> None:
-    idle, total = AttemptFailed(attempt.IDLE), AttemptFailed(attempt.TOTAL)
     slow = AttemptFailed(attempt.SLOW_CLIENT)
     untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
     parts: list[bytes] = []
@@ -133,8 +134,13 @@ async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -
                 await run.sink.pass_on(b"".join(parts), length)
             elif size > 8 * HELD_MAX_BYTES:
                 raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
+        if connection.ended:
+            break
         due = monotonic() + run.timeouts.byte_idle_s
-        run.watch.set(min(due, run.deadline), idle if due < run.deadline else total)
+        if due < run.deadline:
+            run.watch.set(due, AttemptFailed(attempt.IDLE))
+        else:
+            run.watch.set(run.deadline, AttemptFailed(attempt.TOTAL))
     run.exchange.answer_bytes = size
     if run.sink.committed:
         await run.sink.write(b"", last=True)

@@ -44,12 +44,14 @@ _numbers = count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
 _TELL_S = 30.0  # for the client to take an error
+_SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
 _log = logging.getLogger("pointsman.plane")
 
 
 class Hook(Protocol):
     """What our server offers beyond ASGI: to be told of a disconnect at once, and to cut a connection."""
 
+    loop: asyncio.AbstractEventLoop
     gone: bool
     on_disconnect: Callable[[], None] | None
 
@@ -91,17 +93,17 @@ class Plane:
 
     async def serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        loop = asyncio.get_running_loop()
+        hook: Hook | None = (scope.get("extensions") or {}).get(EXTENSION)
+        loop = asyncio.get_running_loop() if hook is None else hook.loop  # to ask asyncio is a system call
         headers = dict(scope["headers"])
         route = match.route
         exchange = Exchange(
             request_id(headers.get(b"x-request-id")), route.template, route.method, monotonic()
         )
-        hook: Hook | None = (scope.get("extensions") or {}).get(EXTENSION)
         cors = self._guard.cors(headers.get(b"origin"))
         answer = Answer(send, exchange, route.shape, cors, hook.abort if hook else None)
         answer.abort_streams = self._config.abort_streams
-        task = asyncio.current_task()
+        task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
         body = Body(receive, headers)
@@ -230,6 +232,8 @@ def _listen(hook: Hook | None, body: Body, watch: Watch, answer: Answer) -> "asy
 
 
 def _check_size(model: Model, size: int, most: int) -> None:
+    if size < _SMALL_BODY_BYTES and model.config.max_body_bytes is None:
+        return
     limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
     limit = min(max(limits, default=most), model.config.max_body_bytes or most)
     if size > limit:

@@ -4,9 +4,10 @@ Source of the rules: `reliability.md` section 11; RFC 9112 for the syntax. uvico
 version: `tests/unit/test_server.py` names each private attribute that is used here.
 """
 
+import asyncio
+import gc
 import re
 import socket
-from pathlib import Path
 from typing import Any
 from typing import Protocol as Protocol_
 
@@ -15,15 +16,18 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from pointsman.cycle import Cycle
 from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind
-from pointsman.front import FrontConfig, UnixAddress
+from pointsman.front import FrontConfig
 from pointsman.plane import EXTENSION, request_id
+from pointsman.sockets import listen, shown
 
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 URL_BYTES_MAX = 8 * 1024
 _HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
 _FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
+_GC_THRESHOLDS = (20_000, 20, 50)  # a request's own objects go without the collector
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 
 
@@ -43,10 +47,11 @@ class Pipelined(Exception):
 class Hook:
     """Lets the data plane hear of a disconnect without a task of its own, and cut a connection."""
 
-    __slots__ = ("_protocol", "gone", "on_disconnect")
+    __slots__ = ("_protocol", "gone", "loop", "on_disconnect")
 
     def __init__(self, protocol: "Protocol") -> None:
         self._protocol = protocol
+        self.loop: asyncio.AbstractEventLoop = protocol.loop
         self.gone = False
         self.on_disconnect: Any = None
 
@@ -69,6 +74,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.access_log = False  # one line per request is enough, and it is ours
         if self.client is None and transport.get_extra_info("socket").family != socket.AF_UNIX:
             self.client = ("", 0)  # gone already; None would mean a unix socket, which is trusted
 
@@ -129,6 +135,7 @@ class Protocol(HttpToolsProtocol):
         if self._codings > (0 if old else 1):
             raise Refused(BAD_REQUEST, "a transfer coding too many")
         super().on_headers_complete()
+        self.cycle.__class__ = Cycle  # uvicorn names its class itself; nothing of it has run yet
         self._skips_body = self.parser.should_upgrade() and bool(_framing(self.headers))
 
     def on_body(self, body: bytes) -> None:
@@ -273,48 +280,6 @@ def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
     )
 
 
-def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
-    """Bind every configured address.
-
-    Raises:
-        OSError: an address cannot be bound; none stays bound then.
-    """
-    bound: list[socket.socket] = []
-    for address in front.listen:
-        try:
-            if isinstance(address, UnixAddress):
-                path = Path(address.path)
-                if path.is_socket():
-                    path.unlink()
-                one = socket.socket(socket.AF_UNIX)
-                bound.append(one)
-                one.bind(address.path)
-                path.chmod(0o660)
-            else:
-                family, kind, number, _, target = socket.getaddrinfo(
-                    address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )[0]
-                one = socket.socket(family, kind, number)
-                bound.append(one)
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                one.bind(target)
-            one.listen(backlog)
-            one.setblocking(False)
-        except OSError:
-            for other in bound:
-                other.close()
-            raise
-    return bound
-
-
-def _shown(bound: socket.socket) -> str:
-    name = bound.getsockname()
-    if bound.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
-
-
 def serve(app: Served, front: FrontConfig) -> None:
     """Run until SIGTERM or SIGINT, then finish what runs.
 
@@ -322,5 +287,8 @@ def serve(app: Served, front: FrontConfig) -> None:
         OSError: an address cannot be bound.
     """
     sockets = listen(front)
-    app.addresses = [_shown(one) for one in sockets]
+    gc.collect()
+    gc.freeze()  # what the start made stays; only what requests make is looked through
+    gc.set_threshold(*_GC_THRESHOLDS)
+    app.addresses = [shown(one) for one in sockets]
     uvicorn.Server(config_for(app, front)).run(sockets=sockets)

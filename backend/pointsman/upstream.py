@@ -9,6 +9,7 @@ import ssl
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 from pointsman.connection import Connection
 from pointsman.engines import DIALECTS
@@ -100,7 +101,7 @@ class Pool:
 
     def reuse(self) -> Connection | None:
         """Take the youngest idle connection that is still good; None: open one."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         while self._idle:
             connection = self._idle.pop()
             if connection.open and now - connection.idle_since < self._idle_expiry_s:
@@ -132,11 +133,10 @@ class Pool:
         if not connection.reusable:
             connection.close()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = monotonic()
         self._idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._idle_expiry_s, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_expiry_s, self._sweep)
 
     def close(self) -> None:
         """Close what is idle; lent connections close when they come back or are cancelled."""
@@ -147,16 +147,15 @@ class Pool:
             self._idle.pop().close()
 
     def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = monotonic()
         while self._idle and (
             not self._idle[0].open or now - self._idle[0].idle_since >= self._idle_expiry_s
         ):
             self._idle.popleft().close()
         self._sweeper = None
         if self._idle:
-            due = self._idle[0].idle_since + self._idle_expiry_s
-            self._sweeper = loop.call_at(due + 0.01, self._sweep)
+            rest_s = self._idle[0].idle_since + self._idle_expiry_s - now
+            self._sweeper = asyncio.get_running_loop().call_later(rest_s + 0.01, self._sweep)
 
     async def _try_all(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()

@@ -32,8 +32,7 @@ class Seen(Flag):
     LAST = 2  # the engine's own terminal event
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A request for an engine. `path` is a constant of the dialect, below the endpoint's base path."""
 
     method: str

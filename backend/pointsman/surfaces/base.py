@@ -149,7 +149,8 @@ def check_count(fields: Fields, name: str, highest: int) -> None:
 def check_numbers(fields: Fields) -> None:
     """Refuse top-level integers beyond 64 bits and numbers beyond doubles: parsers disagree on them."""
     for name, raw in fields.items():
-        if memoryview(raw)[0] not in b"-0123456789":
+        sign = memoryview(raw)
+        if sign[0] not in b"-0123456789" or (len(sign) <= 18 and b"e" not in bytes(sign).lower()):
             continue
         try:
             value = msgspec.json.decode(raw)

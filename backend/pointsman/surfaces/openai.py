@@ -52,7 +52,7 @@ class OpenAI:
 
 
 def _refuse_control(fields: Fields, body: bytes) -> None:
-    for name in sorted(fields.keys() & CONTROL_FIELDS):
+    for name in () if CONTROL_FIELDS.isdisjoint(fields) else sorted(fields.keys() & CONTROL_FIELDS):
         if bytes(fields[name]) != b"null":  # some clients send every field they know
             raise _steers(name)
     outputs = fields.get("structured_outputs")
