@@ -6,10 +6,10 @@ was used before, whether a byte came, back-pressure, and a close that is a close
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from typing import cast
 
 import httptools
+import msgspec
 
 HIGH_WATER_BYTES = 64 * 1024  # unread answer bytes above which reading pauses
 HEAD_MAX_BYTES = 32 * 1024
@@ -31,8 +31,7 @@ class Broken(Exception):
         self.reused = reused
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """Status and headers of an answer; names in lower case, the last of equal names wins."""
 
     status: int

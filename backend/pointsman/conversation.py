@@ -1,9 +1,10 @@
 """One attempt's conversation with one replica: send the request, judge the answer, pass it on."""
 
 import asyncio
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
+
+import msgspec
 
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed, End
@@ -42,8 +43,7 @@ class Sink(StreamSink, Protocol):
         """End a committed answer with the surface's error frame, or by closing where there are no frames."""
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """One exchange on its way: what is asked, of whom, until when."""
 
     call: Call
@@ -52,8 +52,8 @@ class Run:
     watch: Watch
     sink: Sink
     deadline: float
-    tried: Tried = field(default_factory=Tried)
-    asked: set[Replica] = field(default_factory=set)
+    tried: Tried = msgspec.field(default_factory=Tried)
+    asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST
 
     @property

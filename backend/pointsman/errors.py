@@ -86,7 +86,6 @@ ENGINE_MISCONFIGURED = ErrorKind(
 )
 NO_REPLICA = ErrorKind("no_replica", 503, _R, True, "The model is known, but no replica of it is up.")
 ENGINE_OVERLOADED = ErrorKind("engine_overloaded", 503, _E, True, "All replicas of the model are full.")
-SHUTTING_DOWN = ErrorKind("shutting_down", 503, _R, True, "The router is shutting down.")
 FIRST_EVENT_TIMEOUT = ErrorKind(
     "first_event_timeout", 504, _E, True, "The engine sent nothing within the time allowed."
 )

@@ -1,12 +1,11 @@
 """The record of one exchange: a client request with its answer, all attempts included."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from pointsman import attempt
 
 
-@dataclass(slots=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct):
     """One finished attempt. Times are monotonic seconds."""
 
     replica_id: str
@@ -14,8 +13,7 @@ class AttemptRecord:
     detail: str = ""
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """Facts gathered while a request is served; read once by metrics and log when it ends.
 
     Times are monotonic seconds; 0.0 means that the moment never came.
@@ -42,4 +40,4 @@ class Exchange:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     mid_event: bool = False  # part of an event too large to hold was sent
-    attempts: list[AttemptRecord] = field(default_factory=list)
+    attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

@@ -31,5 +31,4 @@ class ModelConfig:
     policy: str = "least_in_flight"  # a name of `policy.POLICIES`
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
-    max_new_tokens: int | None = None  # most a request may ask for; None: the engine decides
     origin: str = ""  # where it is configured, for people

@@ -17,7 +17,7 @@ from pointsman.values import NAME, SWITCH, Kind, SettingsError, choice, items, s
 _MODEL_KEYS = (
     "id", "engine", "hf_name", "name", "aliases", "default", "policy", "timeouts", "limits", "replicas",
 )  # fmt: skip
-_LIMIT_KEYS = ("max_body_bytes", "max_new_tokens")
+_LIMIT_KEYS = ("max_body_bytes",)
 _REPLICA_KEYS = ("url", "engine", "served_name", "weight", "max_in_flight", "key", "key_env")
 
 _ENGINE = choice(Engine, Engine)
@@ -129,7 +129,6 @@ def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> Mode
         policy=entry.value("policy", _POLICY, DEFAULT),
         timeouts=replace(timeouts, **{key: value for key, value in own_times.items() if value is not None}),
         max_body_bytes=limits.value("max_body_bytes", KNOBS["MAX_BODY_BYTES"].kind),
-        max_new_tokens=limits.value("max_new_tokens", _COUNT),
         origin=entry.file,
     )
 

@@ -7,6 +7,8 @@ Source: `reliability.md` section 2; RFC 9110 10.2.3 (Retry-After).
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from pointsman.attempt import TTFT, AttemptFailed, Retry, Verdict
 
 RETRY_AFTER_HONOURED_S = 2.0  # a longer wait is the client's to do
@@ -46,8 +48,7 @@ class Again:
 Step = Stop | Again
 
 
-@dataclass(slots=True)
-class Tried:
+class Tried(msgspec.Struct):
     """What the attempts of one exchange have used up."""
 
     attempts: int = 0

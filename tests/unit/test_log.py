@@ -9,10 +9,11 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from pointsman import attempt
@@ -73,7 +74,7 @@ def streamed(**facts: object) -> Exchange:
         completion_tokens=50,
         attempts=[AttemptRecord("gemma-0", attempt.CONNECT), AttemptRecord("gemma-1", attempt.OK)],
     )
-    return replace(good, **facts)  # type: ignore[arg-type]  # each test names fields of Exchange
+    return msgspec.structs.replace(good, **facts)
 
 
 def written(pipe: Pipe, *exchanges: Exchange, form: LogFormat = JSON, level: str = "INFO") -> list[bytes]:

@@ -49,7 +49,7 @@ models:
   default: yes
   policy: weighted
   timeouts: {total_s: 5, connect_s: 0.5}
-  limits: {max_body_bytes: 2048, max_new_tokens: 7}
+  limits: {max_body_bytes: 2048}
   replicas:
   - url: https://a/base
     served_name: big
@@ -68,7 +68,6 @@ models:
         policy="weighted",
         timeouts=Timeouts(total_s=5, connect_s=0.5),
         max_body_bytes=2048,
-        max_new_tokens=7,
         replicas=(
             ReplicaConfig(Endpoint("https", "a", 443, "/base"), Engine.VLLM, "big", 3, 9, "k-1"),
             ReplicaConfig(Endpoint("http", "b", 80), Engine.TGI, key="k-2"),

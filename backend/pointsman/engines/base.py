@@ -5,7 +5,6 @@ Pure. Sources: `contracts/tgi.md` sections 4 and 6, `contracts/vllm.md` sections
 """
 
 import re
-from dataclasses import dataclass
 from enum import Flag
 from typing import Protocol
 
@@ -40,8 +39,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     body: bytes
 
 
-@dataclass(slots=True)
-class Tokens:
+class Tokens(msgspec.Struct):
     """Token counts that an engine told; 0: not told."""
 
     prompt: int = 0

@@ -9,7 +9,7 @@ from pointsman.sse import frame as event
 from pointsman.surfaces.base import check_numbers, error_object, flag, invalid
 from pointsman.surfaces.media import refuse_remote
 
-_OVERLOADED = {errors.NO_REPLICA, errors.ENGINE_OVERLOADED, errors.SHUTTING_DOWN}
+_OVERLOADED = {errors.NO_REPLICA, errors.ENGINE_OVERLOADED}
 _UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
 _REQUIRED = {Operation.CHAT_TOKENIZE: "messages"}
 

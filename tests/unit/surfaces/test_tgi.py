@@ -89,7 +89,6 @@ def test_answers_pass_untouched() -> None:
 TYPES = {
     "no_replica": "overloaded",
     "engine_overloaded": "overloaded",
-    "shutting_down": "overloaded",
     "model_not_found": None,
     "route_not_found": None,
 }
