@@ -104,25 +104,40 @@ class Relay:
         return Seen.LAST in seen
 
     def _examine(self, block: bytes) -> tuple[bytes, Seen, AttemptFailed | None]:
-        """Judge each event: what may be sent, what was seen, and the failure that ends it."""
+        """Judge a block: what may be sent, what was seen, and the failure that ends it.
+
+        Once content was seen, pieces that are not striking pass unread; others are halved down to events.
+        """
         if self._splitter.oversize:
             return block, Seen.CONTENT, None
-        kept: list[bytes] = []
-        reader, seen = self._reader, Seen.QUIET
-        for event in sse.events(block):
-            data = sse.data(event)
+        reader, kept, seen = self._reader, [b""], Seen.QUIET
+        whole = reader.mends or b"\r" in block
+        todo = sse.events(block)[::-1] if whole else [block]  # a stack
+        while todo and Seen.LAST not in seen:
+            piece = todo.pop()
+            skims = not whole and (self._sink.committed or Seen.CONTENT in seen)
+            if skims and not reader.striking(piece):
+                kept.append(piece)
+                self._exchange.events += piece.count(b"\n\n")
+                continue
+            cut = 0 if whole else _cut(piece, len(piece) // 2 if skims else 0)
+            if cut:
+                todo += [piece[cut:], piece[:cut]]
+                continue
             try:
-                found = reader.look(data)
-                if reader.mends and data:
-                    event = sse.frame(reader.mend(data))  # noqa: PLW2901 - the event, repaired
+                event, found = self._judge(piece)
             except AttemptFailed as failure:
                 return b"".join(kept), seen, failure
             kept.append(event)
-            self._exchange.events += bool(data)
             seen |= found
-            if Seen.LAST in found:
-                break
         return b"".join(kept), seen, None
+
+    def _judge(self, event: bytes) -> tuple[bytes, Seen]:
+        """One event, repaired where the dialect says so, and what it is."""
+        data = sse.data(event)
+        found = self._reader.look(data)
+        self._exchange.events += bool(data)
+        return (sse.frame(self._reader.mend(data)) if self._reader.mends and data else event), found
 
     async def _write(self, block: bytes, now: float, *, last: bool = False) -> None:
         self._watch.set(now + self._timeouts.send_s, self._slow)
@@ -136,3 +151,11 @@ class Relay:
             self._watch.set(due, self._idle)
         else:
             self._watch.set(self._deadline, self._total)
+
+
+def _cut(piece: bytes, near: int) -> int:
+    """Where to cut a block of LF-framed events so that both parts hold some; 0: it is a single one."""
+    cut = piece.find(b"\n\n", near) + 2
+    if cut < len(piece) and cut > 1:
+        return cut
+    return piece.rfind(b"\n\n", 0, near) + 2 if piece.rfind(b"\n\n", 0, near) >= 0 else 0
