@@ -47,6 +47,7 @@ class Relay:
         self._deadline = deadline
         self._splitter = sse.Splitter()
         self._held: list[bytes] = []
+        self._held_bytes = 0
         self._idle = AttemptFailed(attempt.IDLE)
         self._total = AttemptFailed(attempt.TOTAL)
         self._slow = AttemptFailed(attempt.SLOW_CLIENT)
@@ -97,6 +98,9 @@ class Relay:
             await sink.begin()
         if not sink.committed:
             self._held.append(out)
+            self._held_bytes += len(out)
+            if self._held_bytes > sse.EVENT_CAP_BYTES:
+                raise AttemptFailed(attempt.JUNK, "1 MiB of events without content")
         elif out:
             await self._write(out, now, last=Seen.LAST in seen and failure is None)
         if failure is not None:

@@ -1,0 +1,127 @@
+"""A relay sends whole events, commits on content, and stops at the engine's own end."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from pointsman import attempt
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Api, Call, Operation, Timeouts
+from pointsman.connection import Connection
+from pointsman.engines.openai import OpenAIReader
+from pointsman.exchange import Exchange
+from pointsman.relay import Relay
+from pointsman.watch import Clock, Watch
+
+pytestmark = pytest.mark.anyio
+
+ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
+WORD = 'data: {"choices":[{"delta":{"content":"שלום"},"finish_reason":null}]}\n\n'.encode()
+STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+ABORT = b'data: {"choices":[{"delta":{},"finish_reason":"abort"}]}\n\n'
+ERROR = b'data: {"error":{"message":"x","type":"InternalServerError","code":500}}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+
+
+class Engine:
+    """A connection that answers with these chunks and then ends."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = list(chunks)
+
+    async def read(self) -> bytes:
+        return self._chunks.pop(0) if self._chunks else b""
+
+
+class Client:
+    """A sink that keeps each write."""
+
+    def __init__(self) -> None:
+        self.committed = False
+        self.writes: list[bytes] = []
+        self.ended = False
+
+    async def begin(self) -> None:
+        self.committed = True
+
+    async def write(self, block: bytes, *, last: bool = False) -> None:
+        self.writes.append(block)
+        self.ended = last
+
+
+async def relay(*chunks: bytes) -> tuple[Client, Exchange, OpenAIReader]:
+    """Relay these chunks; raises what the relay raises, with the sink in `client` of the error."""
+    task = asyncio.current_task()
+    assert task is not None
+    call = Call(Api.OPENAI, Operation.CHAT, "m", stream=True)
+    client, exchange, reader = Client(), Exchange("id", "/v1", "POST", 0.0), OpenAIReader(call)
+    watch = Watch(Clock(asyncio.get_running_loop()), task)
+    try:
+        run = Relay(reader, client, exchange, watch, Timeouts(), deadline=float("inf"))
+        await run.run(cast("Connection", Engine(*chunks)))
+    except AttemptFailed as failure:
+        failure.add_note(b"".join(client.writes).decode())
+        raise
+    return client, exchange, reader
+
+
+def sent_before(failure: AttemptFailed) -> bytes:
+    return failure.__notes__[0].encode()
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+async def test_all_events_pass_unchanged_whatever_the_chunks(size: int) -> None:
+    """Bytes out are bytes in, each write ends on an event, and the last one ends the answer."""
+    stream = ROLE + WORD * 9 + COMMENT + STOP + USAGE + DONE
+    client, exchange, reader = await relay(*[stream[i : i + size] for i in range(0, len(stream), size)])
+    assert b"".join(client.writes) == stream
+    assert all(block.endswith(b"\n\n") for block in client.writes)
+    assert client.ended
+    assert exchange.events >= 13
+    assert (reader.tokens.prompt, reader.tokens.completion) == (3, 2)
+
+
+async def test_the_role_waits_for_content() -> None:
+    """Nothing is sent for a role-only event; it goes out together with the first word."""
+    client, _, _ = await relay(ROLE, WORD, STOP + DONE)
+    assert client.writes[0] == ROLE + WORD
+
+
+async def test_what_follows_the_end_is_dropped() -> None:
+    """The engine's terminal event is the last thing sent."""
+    client, _, _ = await relay(ROLE + WORD + DONE + WORD)
+    assert b"".join(client.writes) == ROLE + WORD + DONE
+
+
+@pytest.mark.parametrize(
+    ("chunks", "end", "before"),
+    [
+        ((ROLE, ERROR), attempt.ENGINE_ERROR, b""),
+        ((ROLE + ABORT + DONE,), attempt.ABORTED, b""),
+        ((ROLE + WORD + ERROR + DONE,), attempt.ENGINE_ERROR, ROLE + WORD),
+        ((ROLE + WORD * 8, WORD * 5 + ABORT + WORD + DONE), attempt.ABORTED, ROLE + WORD * 13),
+        ((ROLE + WORD, WORD[:20]), attempt.TRUNCATED, ROLE + WORD),
+        ((ROLE,), attempt.TRUNCATED, b""),
+        ((ROLE + DONE,), attempt.JUNK, b""),
+        ((b"data: nonsense\n\n",), attempt.JUNK, b""),
+    ],
+)
+async def test_a_failure_ends_it_after_the_good_events(
+    chunks: tuple[bytes, ...], end: attempt.End, before: bytes
+) -> None:
+    """What came before a failure is sent if content was among it, and nothing of the failing event."""
+    with pytest.raises(AttemptFailed) as caught:
+        await relay(*chunks)
+    assert caught.value.end is end
+    assert sent_before(caught.value) == before
+
+
+async def test_a_stream_without_content_is_not_held_for_ever() -> None:
+    """More than 1 MiB of events before any content is nonsense."""
+    with pytest.raises(AttemptFailed) as caught:
+        await relay(*[ROLE * 100] * 200)
+    assert caught.value.end is attempt.JUNK
+    assert sent_before(caught.value) == b""
