@@ -28,7 +28,7 @@ _STREAM = [
 
 
 class Answer:
-    """Implements `forward.Sink`. `abort` closes the client's connection at once; None: the server cannot."""
+    """Implements `conversation.Sink`. `abort` closes the client's connection at once; None: the server cannot."""
 
     def __init__(
         self,

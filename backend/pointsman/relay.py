@@ -159,7 +159,8 @@ class Relay:
 
 def _cut(piece: bytes, near: int) -> int:
     """Where to cut a block of LF-framed events so that both parts hold some; 0: it is a single one."""
-    cut = piece.find(b"\n\n", near) + 2
-    if cut < len(piece) and cut > 1:
-        return cut
-    return piece.rfind(b"\n\n", 0, near) + 2 if piece.rfind(b"\n\n", 0, near) >= 0 else 0
+    after = piece.find(b"\n\n", near)
+    if 0 <= after < len(piece) - 2:
+        return after + 2
+    before = piece.rfind(b"\n\n", 0, near)
+    return before + 2 if before >= 0 else 0
