@@ -28,7 +28,10 @@ _STREAM = [
 
 
 class Answer:
-    """Implements `conversation.Sink`. `abort` closes the client's connection at once; None: the server cannot."""
+    """Implements `conversation.Sink`.
+
+    `abort` closes the client's connection at once; None: the server cannot.
+    """
 
     def __init__(
         self,
