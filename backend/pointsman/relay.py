@@ -14,6 +14,8 @@ from pointsman.engines.base import Reader, Seen
 from pointsman.exchange import Exchange
 from pointsman.watch import Watch
 
+_HELD_MAX_BYTES = 4 * sse.EVENT_CAP_BYTES  # of events before content; a large one may be among them
+
 
 class Sink(Protocol):
     """Where an answer goes: the client's side of an exchange."""
@@ -99,8 +101,8 @@ class Relay:
         if not sink.committed:
             self._held.append(out)
             self._held_bytes += len(out)
-            if self._held_bytes > sse.EVENT_CAP_BYTES:
-                raise AttemptFailed(attempt.JUNK, "1 MiB of events without content")
+            if self._held_bytes > _HELD_MAX_BYTES:
+                raise AttemptFailed(attempt.JUNK, "4 MiB of events without content")
         elif out:
             await self._write(out, now, last=Seen.LAST in seen and failure is None)
         if failure is not None:

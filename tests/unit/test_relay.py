@@ -120,8 +120,8 @@ async def test_a_failure_ends_it_after_the_good_events(
 
 
 async def test_a_stream_without_content_is_not_held_for_ever() -> None:
-    """More than 1 MiB of events before any content is nonsense."""
+    """More than 4 MiB of events before any content are nonsense."""
     with pytest.raises(AttemptFailed) as caught:
-        await relay(*[ROLE * 100] * 200)
+        await relay(*[ROLE * 100] * 600)
     assert caught.value.end is attempt.JUNK
     assert sent_before(caught.value) == b""
