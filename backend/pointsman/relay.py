@@ -112,30 +112,25 @@ class Relay:
     def _examine(self, block: bytes) -> tuple[bytes, Seen, AttemptFailed | None]:
         """Judge a block: what may be sent, what was seen, and the failure that ends it.
 
-        Once content was seen, pieces that are not striking pass unread; others are halved down to events.
+        Once content was seen, events that are not striking pass unread.
         """
         if self._splitter.oversize:
             return block, Seen.CONTENT, None
-        reader, kept, seen = self._reader, [b""], Seen.QUIET
-        whole = reader.mends or b"\r" in block
-        todo = sse.events(block)[::-1] if whole else [block]  # a stack
-        while todo and Seen.LAST not in seen:
-            piece = todo.pop()
-            skims = not whole and (self._sink.committed or Seen.CONTENT in seen)
-            if skims and not reader.striking(piece):
-                kept.append(piece)
-                self._exchange.events += piece.count(b"\n\n")
-                continue
-            cut = 0 if whole else _cut(piece, len(piece) // 2 if skims else 0)
-            if cut:
-                todo += [piece[cut:], piece[:cut]]
+        reader, seen = self._reader, Seen.QUIET
+        kept: list[bytes] = []
+        for event in sse.events(block):
+            if not reader.mends and (self._sink.committed or seen) and not reader.striking(event):
+                kept.append(event)
+                self._exchange.events += 1
                 continue
             try:
-                event, found = self._judge(piece)
+                mended, found = self._judge(event)
             except AttemptFailed as failure:
                 return b"".join(kept), seen, failure
-            kept.append(event)
+            kept.append(mended)
             seen |= found
+            if Seen.LAST in found:
+                break
         return b"".join(kept), seen, None
 
     def _judge(self, event: bytes) -> tuple[bytes, Seen]:
@@ -157,12 +152,3 @@ class Relay:
             self._watch.set(due, self._idle)
         else:
             self._watch.set(self._deadline, self._total)
-
-
-def _cut(piece: bytes, near: int) -> int:
-    """Where to cut a block of LF-framed events so that both parts hold some; 0: it is a single one."""
-    after = piece.find(b"\n\n", near)
-    if 0 <= after < len(piece) - 2:
-        return after + 2
-    before = piece.rfind(b"\n\n", 0, near)
-    return before + 2 if before >= 0 else 0

@@ -14,7 +14,7 @@ from .process import KEY, NAME, Engine
 from .sse import KEEP_ALIVE
 from .test_vllm_answers import CHAT, COMPLETIONS, HI
 
-LONG = {"messages": HI, "max_tokens": 2000, "ignore_eos": True, "stream": True}  # five seconds and more
+LONG = {"messages": HI, "max_tokens": 2000, "ignore_eos": True, "stream": True}  # outlasts any test
 COUNTERS = (
     "prefix_cache_queries",
     "prefix_cache_hits",

@@ -84,6 +84,15 @@ async def test_all_events_pass_unchanged_whatever_the_chunks(size: int) -> None:
     assert (reader.tokens.prompt, reader.tokens.completion) == (3, 2)
 
 
+@pytest.mark.parametrize("room", range(120))
+async def test_events_of_any_size_may_share_a_block(room: int) -> None:
+    """A word and an event that ends the answer, in one block, whatever their sizes."""
+    word = b'data: {"choices":[{"delta":{"content":"' + b"x" * room + b'"},"finish_reason":null}]}\n\n'
+    client, _, reader = await relay(ROLE + WORD, word + USAGE, DONE)
+    assert b"".join(client.writes) == ROLE + WORD + word + USAGE + DONE
+    assert reader.tokens.completion == 2
+
+
 async def test_the_role_waits_for_content() -> None:
     """Nothing is sent for a role-only event; it goes out together with the first word."""
     client, _, _ = await relay(ROLE, WORD, STOP + DONE)
