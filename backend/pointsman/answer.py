@@ -6,7 +6,7 @@ Unopened: nothing sent. Opened: status, headers and comments of a stream. Commit
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from pointsman import sse
 from pointsman.attempt import SLOW_CLIENT, AttemptFailed
@@ -19,64 +19,103 @@ from pointsman.surfaces.base import ErrorShape, Surface
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-_JSON = (b"content-type", b"application/json")
-_STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_JSON = b"content-type: application/json\r\n"
+_STREAM = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
+
+
+class Wire(Protocol):
+    """What carries one answer. Ours is `cycle.Cycle`; `AsgiWire` stands in before other servers."""
+
+    loop: asyncio.AbstractEventLoop
+    disconnected: bool  # the client has left
+    on_disconnect: Callable[[], None] | None  # called when it does
+
+    def take(self) -> bytes | None:
+        """The request's body, if all of it is there and was not taken; None: receive it."""
+
+    def begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
+        """Take status and headers, each of them ended by CR LF; they leave with the first bytes."""
+
+    async def put(self, block: bytes, *, last: bool) -> None:
+        """Send bytes of the begun answer."""
+
+    def abort(self) -> None:
+        """Close the client's connection at once."""
+
+
+class AsgiWire:
+    """Any ASGI server: it tells of a disconnect only to who asks, and closes no connection for us."""
+
+    disconnected = False
+    on_disconnect: Callable[[], None] | None = None
+
+    def __init__(self, send: Send) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._send = send
+        self._start: dict[str, Any] | None = None
+
+    def take(self) -> bytes | None:
+        return None
+
+    def begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
+        told = [line.split(b": ", 1) for line in lines.split(b"\r\n")[:-1]]
+        headers = [(name, value) for name, value in told]
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        if close:
+            headers.append((b"connection", b"close"))
+        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+
+    async def put(self, block: bytes, *, last: bool) -> None:
+        start, self._start = self._start, None
+        if start is not None:
+            await self._send(start)
+        await self._send({"type": "http.response.body", "body": block, "more_body": not last})
+
+    def abort(self) -> None:
+        """There is no way to."""
 
 
 class Answer:
-    """Implements `conversation.Sink`.
+    """Implements `conversation.Sink` on a wire."""
 
-    `abort` closes the client's connection at once; None: the server cannot.
-    """
-
-    def __init__(
-        self,
-        send: Send,
-        exchange: Exchange,
-        shape: ErrorShape,
-        headers: Headers,
-        abort: Callable[[], None] | None,
-    ) -> None:
+    def __init__(self, wire: Wire, exchange: Exchange, shape: ErrorShape, headers: Headers) -> None:
         self.committed = False
         self.opened = False
         self.finished = False  # the last byte was handed to the server
         self.shape = shape
         self.abort_streams = False  # STREAM_ERROR_TERMINATION=abort
-        self._send = send
         self.exchange = exchange
-        self._headers = headers  # CORS, and whatever every answer carries
-        self._abort = abort
+        self._wire = wire
+        self._headers = headers  # CORS
         self._surface: Surface | None = None
         self._call: Call | None = None
         self._streaming = False
         self._opener: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._busy = asyncio.Lock()
+        self._busy: asyncio.Lock | None = None  # held between what must not be parted
 
     def expect(self, surface: Surface, call: Call, open_after_s: float) -> None:
         """Say what is to be answered; a silent stream is opened after `open_after_s` (0: never)."""
         self.shape = self._surface = surface
         self._call = call
         if call.stream and open_after_s > 0:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(open_after_s, self._start_opener, open_after_s)
+            self._timer = self._wire.loop.call_later(open_after_s, self._start_opener, open_after_s)
 
     async def whole(self, body: bytes) -> None:
         if self._surface is not None and self._call is not None:
             body = self._surface.answer(self._call, self.exchange.model_id, body)
         self.committed = True
-        await self._start(200, [_JSON, (b"content-length", b"%d" % len(body))])
-        await self.write(body, last=True)
+        self._begin(200, _JSON, len(body))
+        await self._wire.put(body, last=True)
+        self.finished = True
 
     async def pass_on(self, first: bytes, length: int | None) -> None:
         self.committed = True
-        told = [] if length is None else [(b"content-length", b"%d" % length)]
-        await self._start(200, [_JSON, *told])
-        await self.write(first)
+        self._begin(200, _JSON, length)
+        await self._wire.put(first, last=False)
 
     async def begin(self) -> None:
         await self.close()
@@ -84,10 +123,10 @@ class Answer:
         self._streaming = True
         if not self.opened:
             self.opened = True
-            await self._start(200, _STREAM)
+            self._begin(200, _STREAM, None)
 
     async def write(self, block: bytes, *, last: bool = False) -> None:
-        await self._send({"type": "http.response.body", "body": block, "more_body": not last})
+        await self._wire.put(block, last=last)
         if last:
             self.finished = True
 
@@ -110,12 +149,10 @@ class Answer:
             await self._end_frame(error)
             return
         status, body = self.shape.error(error, self.exchange.request_id)
-        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        lines = _JSON
         if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % error.retry_after_s))
-        if close:
-            headers.append((b"connection", b"close"))
-        await self._start(status, headers)
+            lines += b"retry-after: %d\r\n" % error.retry_after_s
+        self._begin(status, lines, len(body), close=close)
         await self.write(body, last=True)
 
     async def close(self) -> None:
@@ -123,8 +160,8 @@ class Answer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._opener is not None:
-            async with self._busy:  # never between its status and its comment
+        if self._opener is not None and self._busy is not None:
+            async with self._busy:  # never in the middle of a comment
                 self._opener.cancel()
                 self._opener = None
 
@@ -142,41 +179,38 @@ class Answer:
 
     def cut(self) -> None:
         """End the client's connection at once; what was sent stays visibly unfinished."""
-        if self._abort is not None:
-            self._abort()
+        self._wire.abort()
 
     async def _end_frame(self, error: RouterError, before: bytes = b"") -> None:
         frame = before + self.shape.error_frame(error, self.exchange.request_id)
-        ends = self._abort is None or not self.abort_streams
-        await self.write(frame, last=ends)
-        if not ends:
+        await self.write(frame, last=not self.abort_streams)
+        if self.abort_streams:
             self.cut()
 
     def _start_opener(self, every_s: float) -> None:
-        self._opener = asyncio.get_running_loop().create_task(self._keep_open(every_s))
+        self._busy = asyncio.Lock()
+        self._opener = self._wire.loop.create_task(self._keep_open(self._busy, every_s))
 
-    async def _keep_open(self, every_s: float) -> None:
+    async def _keep_open(self, busy: asyncio.Lock, every_s: float) -> None:
         while True:
-            async with self._busy:
+            async with busy:
                 if not self.opened:
                     self.opened = True
-                    await self._start(200, _STREAM)
+                    self._begin(200, _STREAM, None)
                 await self.write(sse.comment("waiting for the engine"))
             await asyncio.sleep(every_s)
 
-    async def _start(self, status: int, headers: Headers) -> None:
+    def _begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
         exchange = self.exchange
         exchange.status = status
-        elapsed = monotonic() - exchange.started_at
-        own = [
-            *headers,
-            (b"x-request-id", exchange.request_id.encode("ascii")),
-            (b"x-process-time", b"%.3f" % elapsed),
-            *self._headers,
-        ]
+        elapsed_s = monotonic() - exchange.started_at
+        own = f"x-request-id: {exchange.request_id}\r\nx-process-time: {elapsed_s:.3f}\r\n"
         if exchange.model_id:
-            own.append((b"x-pointsman-model", exchange.model_id.encode("ascii")))
+            own += f"x-pointsman-model: {exchange.model_id}\r\n"
         if exchange.replica_id:
-            own.append((b"x-pointsman-replica", exchange.replica_id.encode("ascii")))
-            own.append((b"x-pointsman-attempts", b"%d" % (len(exchange.attempts) + (status == 200))))
-        await self._send({"type": "http.response.start", "status": status, "headers": own})
+            tries = len(exchange.attempts) + (status == 200)
+            own += f"x-pointsman-replica: {exchange.replica_id}\r\nx-pointsman-attempts: {tries}\r\n"
+        lines += own.encode("ascii")
+        for name, value in self._headers:
+            lines += name + b": " + value + b"\r\n"
+        self._wire.begin(status, lines, length, close=close)

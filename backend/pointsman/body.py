@@ -13,10 +13,16 @@ _DRAIN_S = 2.0
 
 
 class Body:
-    """The request's body; remembers whether it was read to its end."""
+    """The request's body; remembers whether it was read to its end.
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes]) -> None:
+    `take` gives all of it where that has come already.
+    """
+
+    def __init__(
+        self, receive: Receive, headers: dict[bytes, bytes], take: Callable[[], bytes | None] = lambda: None
+    ) -> None:
         self._receive = receive
+        self._take = take
         self._headers = headers
         declared = headers.get(b"content-length", b"")
         self._declared = int(declared) if declared.isdigit() else 0
@@ -32,6 +38,12 @@ class Body:
         """
         if self._declared > most:
             raise too_large(most)
+        taken = self._take()
+        if taken is not None:
+            self._begun = self.whole = True
+            if len(taken) > most:
+                raise too_large(most)
+            return taken
         message = await self._next()
         if self.whole:
             return bytes(message)

@@ -7,14 +7,14 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from pointsman import attempt
-from pointsman.answer import Answer
+from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
 from pointsman.body import Body, Receive, check_media_type, too_large
 from pointsman.call import Call, Fields
@@ -35,7 +35,6 @@ from pointsman.surfaces.base import read_fields
 from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Observer = Callable[[Exchange], None]
 
 EXTENSION = "pointsman"  # name of our server's hook in scope["extensions"]
@@ -46,16 +45,6 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TELL_S = 30.0  # for the client to take an error
 _SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
 _log = logging.getLogger("pointsman.plane")
-
-
-class Hook(Protocol):
-    """What our server offers beyond ASGI: to be told of a disconnect at once, and to cut a connection."""
-
-    loop: asyncio.AbstractEventLoop
-    gone: bool
-    on_disconnect: Callable[[], None] | None
-
-    def abort(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +82,22 @@ class Plane:
 
     async def serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
-        hook: Hook | None = (scope.get("extensions") or {}).get(EXTENSION)
-        loop = asyncio.get_running_loop() if hook is None else hook.loop  # to ask asyncio is a system call
+        wire: Wire = (scope.get("extensions") or {}).get(EXTENSION) or AsgiWire(send)
+        loop = wire.loop  # to ask asyncio for it is a system call
         headers = dict(scope["headers"])
         route = match.route
         exchange = Exchange(
             request_id(headers.get(b"x-request-id")), route.template, route.method, monotonic()
         )
         cors = self._guard.cors(headers.get(b"origin"))
-        answer = Answer(send, exchange, route.shape, cors, hook.abort if hook else None)
+        answer = Answer(wire, exchange, route.shape, cors)
         answer.abort_streams = self._config.abort_streams
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
-        body = Body(receive, headers)
+        body = Body(receive, headers, wire.take)
         try:
-            await self._run(match, scope, headers, exchange, answer, watch, body, hook)
+            await self._run(match, scope, headers, exchange, answer, watch, body, wire)
         except ClientGone:
             exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
             answer.drop()
@@ -139,7 +128,7 @@ class Plane:
         answer: Answer,
         watch: Watch,
         body: Body,
-        hook: Hook | None,
+        wire: Wire,
     ) -> None:
         peer = scope["client"]
         caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
@@ -163,12 +152,11 @@ class Plane:
         timeouts = model.config.timeouts
         limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
         run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s)
-        watcher = _listen(hook, body, watch, answer)
+        watcher = _listen(wire, body, watch, answer)
         try:
             await self._forwarder.serve(run)
         finally:
-            if hook is not None:
-                hook.on_disconnect = None
+            wire.on_disconnect = None
             if watcher is not None:
                 watcher.cancel()
 
@@ -211,24 +199,24 @@ class Plane:
             answer.drop()
 
 
-def _listen(hook: Hook | None, body: Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
+def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
     """Have the exchange interrupted when the client leaves before it has its whole answer."""
 
     def leave() -> None:
         if not answer.finished:
             watch.interrupt(ClientGone())
 
-    if hook is not None:
-        if hook.gone:
-            raise ClientGone
-        hook.on_disconnect = leave
+    if wire.disconnected:
+        raise ClientGone
+    wire.on_disconnect = leave
+    if not isinstance(wire, AsgiWire):
         return None
 
     async def wait() -> None:
         await body.gone()
         leave()
 
-    return asyncio.get_running_loop().create_task(wait())
+    return wire.loop.create_task(wait())
 
 
 def _check_size(model: Model, size: int, most: int) -> None:

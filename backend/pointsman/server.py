@@ -6,14 +6,17 @@ version: `tests/unit/test_server.py` names each private attribute that is used h
 
 import asyncio
 import gc
+import math
 import re
 import socket
 from typing import Any
 from typing import Protocol as Protocol_
+from urllib.parse import unquote
 
 import httptools
 import msgspec
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pointsman.cycle import Cycle
@@ -28,6 +31,7 @@ URL_BYTES_MAX = 8 * 1024
 _HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
 _FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
 _GC_THRESHOLDS = (20_000, 20, 50)  # a request's own objects go without the collector
+_WATCHED = frozenset((b"host", b"transfer-encoding", b"expect"))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 
 
@@ -44,33 +48,16 @@ class Pipelined(Exception):
     """Raised within the parser: a second message began while the first is being answered."""
 
 
-class Hook:
-    """Lets the data plane hear of a disconnect without a task of its own, and cut a connection."""
-
-    __slots__ = ("_protocol", "gone", "loop", "on_disconnect")
-
-    def __init__(self, protocol: "Protocol") -> None:
-        self._protocol = protocol
-        self.loop: asyncio.AbstractEventLoop = protocol.loop
-        self.gone = False
-        self.on_disconnect: Any = None
-
-    def abort(self) -> None:
-        """Close the connection without ending the answer."""
-        if not self.gone:
-            self._protocol.cycle.disconnected = True  # else uvicorn logs that the answer was not ended
-        self._protocol.transport.abort()
-
-
 class Protocol(HttpToolsProtocol):
-    """uvicorn's httptools protocol with header limits, one Host, no trailers, no pipelining and a hook."""
+    """uvicorn's httptools protocol with header limits, one Host, no trailers, no pipelining and our cycle."""
 
-    _hook: Hook | None = None
+    cycle: Cycle | None  # type: ignore[assignment] # uvicorn says it is always there
     _head_done = False
     _fed_bytes = 0  # of the current message, as they came
     _body_bytes = 0  # of them, body
     _deaf = False  # nothing more is read from this connection
     _skips_body = False  # the parser takes the body for another protocol
+    _idle_since = math.inf  # loop's time of the last answer's end; infinite while a request is on its way
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -81,7 +68,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._unset_keepalive_if_required()
+        self._idle_since = math.inf
         self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -95,59 +82,70 @@ class Protocol(HttpToolsProtocol):
             self._stop(error)
 
     def on_message_begin(self) -> None:
-        if self._answering:
+        if self.cycle is not None and not self.cycle.response_complete:
             raise Pipelined
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head_done = False
-        self._header_bytes = 0
         self._hosts = 0
         self._codings = 0
-        self._hook = Hook(self)
-        extensions: dict[str, Any] = {EXTENSION: self._hook}
-        self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self.url += url
         if len(self.url) > URL_BYTES_MAX:
             raise Refused(URL_TOO_LONG, "URL too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
             return  # a trailer: uvicorn would put it among the headers
-        super().on_header(name, value)
-        if len(name) == 17 and name.lower() == b"transfer-encoding":
-            self._codings += 1
-            if value.lower() != b"chunked":
-                raise Refused(BAD_REQUEST, "a transfer coding other than chunked")
-        self._header_bytes += len(name) + len(value) + 4
-        if len(self.headers) > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
-            raise Refused(HEADERS_TOO_LARGE, "headers too large")
-        if len(name) == 4 and name.lower() == b"host":
-            self._hosts += 1
-            if not _HOST.fullmatch(value):
-                raise Refused(BAD_REQUEST, "bad Host")
+        name = name.lower()
+        self.headers.append((name, value))
+        if name in _WATCHED:
+            self._heed(name, value)
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        old = self.parser.get_http_version() == "1.0"
+        parser, headers = self.parser, self.headers
+        version = parser.get_http_version()
+        old = version == "1.0"
+        if len(headers) > HEADERS_MAX or (self._fed_bytes > HEADER_BYTES_MAX and _too_large(headers)):
+            raise Refused(HEADERS_TOO_LARGE, "headers too large")
         if self._hosts != 1 and (self._hosts or not old):
             raise Refused(BAD_REQUEST, "a request needs exactly one Host")
         if self._codings > (0 if old else 1):
             raise Refused(BAD_REQUEST, "a transfer coding too many")
-        super().on_headers_complete()
-        self.cycle.__class__ = Cycle  # uvicorn names its class itself; nothing of it has run yet
-        self._skips_body = self.parser.should_upgrade() and bool(_framing(self.headers))
+        self._skips_body = parser.should_upgrade() and bool(_framing(headers))
+        self._answer(self._scope(version), keep_alive=not old and parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if self._skips_body:
+        cycle = self.cycle
+        if self._skips_body or cycle is None:
             return
-        super().on_message_complete()
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
         self._head_done = False
         self._fed_bytes = self._body_bytes = 0
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._await_next(self.timeout_keep_alive)
 
     def eof_received(self) -> None:
         self._tell_gone()  # a half-closed client counts as gone, even while it still has to read
@@ -155,6 +153,79 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._tell_gone()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def _heed(self, name: bytes, value: bytes) -> None:
+        """Look at a header that says how the message is to be read."""
+        if name == b"host":
+            self._hosts += 1
+            if not _HOST.fullmatch(value):
+                raise Refused(BAD_REQUEST, "bad Host")
+        elif name == b"transfer-encoding":
+            self._codings += 1
+            if value.lower() != b"chunked":
+                raise Refused(BAD_REQUEST, "a transfer coding other than chunked")
+        elif value.lower() == b"100-continue":
+            self.expect_100_continue = True
+
+    def _scope(self, version: str) -> dict[str, Any]:
+        url = self.url
+        path, query = url, b""
+        if not url.startswith(b"/") or b"?" in url or b"#" in url:
+            parsed = httptools.parse_url(url)
+            path, query = parsed.path or b"", parsed.query or b""
+        text = path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "method": self.parser.get_method().decode("ascii"),
+            "path": self.root_path + (unquote(text) if "%" in text else text),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+        }
+
+    def _answer(self, scope: dict[str, Any], *, keep_alive: bool) -> None:
+        """Begin to answer; the body may follow."""
+        self.scope = scope  # type: ignore[assignment] # a dict is what it is
+        cycle = self.cycle = Cycle(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.loop = self.loop
+        scope["extensions"] = {EXTENSION: cycle}
+        task = self.loop.create_task(cycle.run_asgi(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _await_next(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        """Close the connection that was idle for long; one timer serves many requests."""
+        self.timeout_keep_alive_task = None
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left == math.inf or self.transport.is_closing():
+            return  # a request is on its way; the end of its answer sets the timer anew
+        if left > 0:
+            self._await_next(left)
+        else:
+            self.transport.close()
 
     def _should_upgrade(self) -> bool:
         return False
@@ -165,7 +236,8 @@ class Protocol(HttpToolsProtocol):
         httptools takes all after the headers for the new protocol, also a body (Java's client asks for h2c
         with each POST), so that another parser has to read it.
         """
-        self.cycle.keep_alive = False
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
         if not self._skips_body:
             self._deaf = True
             return
@@ -181,33 +253,25 @@ class Protocol(HttpToolsProtocol):
         self.on_message_complete()
         self._deaf = True
 
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _tell_gone(self) -> None:
-        hook = self._hook
-        if hook is None or not self._answering:
-            return
-        self.cycle.disconnected = True  # before the app may end: uvicorn would take it for a bug of the app
-        self.cycle.message_event.set()
-        hook.gone = True
-        if hook.on_disconnect is not None:
-            hook.on_disconnect()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.gone()
 
     def _stop(self, cause: BaseException | None) -> None:
         """Read no more from this connection: let a running answer end, or refuse at once."""
         self._deaf = True
-        if self._answering and not self.cycle.more_body:
-            # What follows a message that is being answered is not read: the client must ask again on a
-            # new connection (RFC 9112 9.3.2), and this one closes when the answer is whole.
-            self.cycle.keep_alive = False
-            return
-        if self._answering and self.cycle.response_started:
-            self.transport.close()
-            return
-        if self._answering:  # its body turned out to be malformed: nobody is to answer it any more
-            self._tell_gone()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                # What follows a message that is being answered is not read: the client must ask again on a
+                # new connection (RFC 9112 9.3.2), and this one closes when the answer is whole.
+                cycle.keep_alive = False
+                return
+            if cycle.response_started:
+                self.transport.close()
+                return
+            cycle.gone()  # its body turned out to be malformed: nobody is to answer it any more
         kind = cause.kind if isinstance(cause, Refused) else BAD_REQUEST
         self._refuse(kind, cause.why if isinstance(cause, Refused) else None)
 
@@ -245,6 +309,10 @@ class _BodyOnly:
         if not self._whole:
             self._whole = True
             self._protocol.leave_off()
+
+
+def _too_large(headers: list[tuple[bytes, bytes]]) -> bool:
+    return sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES_MAX
 
 
 def _framing(headers: list[tuple[bytes, bytes]]) -> bytes:

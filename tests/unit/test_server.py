@@ -21,7 +21,6 @@ from pointsman.sockets import listen
 
 # uvicorn promises none of these names: each is used in server.py, and each release must be looked at.
 PROTOCOL_METHODS = {
-    "_should_upgrade": ["self"],
     "_unset_keepalive_if_required": ["self"],
     "connection_lost": ["self", "exc"],
     "connection_made": ["self", "transport"],
@@ -32,15 +31,17 @@ PROTOCOL_METHODS = {
     "on_headers_complete": ["self"],
     "on_message_begin": ["self"],
     "on_message_complete": ["self"],
+    "on_response_complete": ["self"],
     "on_url": ["self", "url"],
 }
 PROTOCOL_ATTRIBUTES = {
-    "access_log", "app", "client", "config", "connections", "cycle", "expect_100_continue", "flow", "headers",
-    "logger", "loop", "parser", "scope", "server_state", "transport", "url",
+    "access_log", "access_logger", "app", "app_state", "asgi_version", "client", "connections", "cycle",
+    "expect_100_continue", "flow", "headers", "logger", "loop", "parser", "root_path", "scheme", "scope",
+    "server", "server_state", "tasks", "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
 }  # fmt: skip
 CYCLE_ATTRIBUTES = {
     "chunked_encoding", "default_headers", "disconnected", "expected_content_length", "flow", "keep_alive",
-    "message_event", "more_body", "on_response", "response_complete", "response_started", "scope",
+    "body", "message_event", "more_body", "on_response", "response_complete", "response_started", "scope",
     "transport", "waiting_for_100_continue",
 }  # fmt: skip
 CYCLE_METHODS = {"send": ["self", "message"], "receive": ["self"]}
