@@ -31,6 +31,7 @@ FLOORS = {
             "front",
             "guard",
             "plane",
+            "protocol",
             "routes",
             "server",
             "sockets",

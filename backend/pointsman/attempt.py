@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import partial
 
 from pointsman import errors
 from pointsman.errors import ErrorKind
@@ -89,3 +90,10 @@ class AttemptFailed(Exception):
         self.retry_after_s = retry_after_s
         self.client_message = client_message
         self.status = status
+
+
+# What the deadlines of an attempt raise when they pass.
+first_event_late = partial(AttemptFailed, TTFT)
+idle_too_long = partial(AttemptFailed, IDLE)
+time_is_up = partial(AttemptFailed, TOTAL)
+client_too_slow = partial(AttemptFailed, SLOW_CLIENT)

@@ -94,9 +94,9 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
     timeouts = run.timeouts
     first_due = now + timeouts.first_event_s
     if run.call.stream and first_due < run.deadline:
-        run.watch.set(first_due, AttemptFailed(attempt.TTFT))
+        run.watch.set(first_due, attempt.first_event_late)
     else:
-        run.watch.set(run.deadline, AttemptFailed(attempt.TOTAL))
+        run.watch.set(run.deadline, attempt.time_is_up)
     head = await connection.head()
     if head.status != 200:
         raise await _refusal(head, connection, run.call)
@@ -116,39 +116,49 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
 
 
 async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -> None:
-    slow = AttemptFailed(attempt.SLOW_CLIENT)
-    untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
-    parts: list[bytes] = []
-    size = 0
-    while chunk := await connection.read():
-        size += len(chunk)
+    body = await connection.read()
+    if not connection.ended:
+        body = await _gather(run, connection, reader, head, body)
         if run.sink.committed:
-            run.watch.set(monotonic() + run.timeouts.send_s, slow)
-            await run.sink.write(chunk)
-        else:
-            parts.append(chunk)
-            if size > HELD_MAX_BYTES and untouched:
-                length = _passable(head)
-                run.exchange.first_event_at = monotonic()
-                run.watch.set(monotonic() + run.timeouts.send_s, slow)
-                await run.sink.pass_on(b"".join(parts), length)
-            elif size > 8 * HELD_MAX_BYTES:
-                raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
-        if connection.ended:
-            break
-        due = monotonic() + run.timeouts.byte_idle_s
-        if due < run.deadline:
-            run.watch.set(due, AttemptFailed(attempt.IDLE))
-        else:
-            run.watch.set(run.deadline, AttemptFailed(attempt.TOTAL))
-    run.exchange.answer_bytes = size
-    if run.sink.committed:
-        await run.sink.write(b"", last=True)
-        return
-    body = reader.whole(parts[0] if len(parts) == 1 else b"".join(parts))
-    run.exchange.first_event_at = monotonic()
-    run.watch.set(monotonic() + run.timeouts.send_s, slow)
+            return
+    body = reader.whole(body)
+    exchange = run.exchange
+    exchange.answer_bytes = len(body)
+    exchange.first_event_at = now = monotonic()
+    run.watch.set(now + run.timeouts.send_s, attempt.client_too_slow)
     await run.sink.whole(body)
+
+
+async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, first: bytes) -> bytes:
+    """Read a body that comes in parts; one too large to hold is passed on, which commits."""
+    untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
+    timeouts = run.timeouts
+    parts, size = [first], len(first)
+    while True:
+        due = monotonic() + timeouts.byte_idle_s
+        if due < run.deadline:
+            run.watch.set(due, attempt.idle_too_long)
+        else:
+            run.watch.set(run.deadline, attempt.time_is_up)
+        chunk = await connection.read()
+        if not chunk:
+            break
+        size += len(chunk)
+        run.watch.set(monotonic() + timeouts.send_s, attempt.client_too_slow)
+        if run.sink.committed:
+            await run.sink.write(chunk)
+            continue
+        parts.append(chunk)
+        if size > HELD_MAX_BYTES and untouched:
+            run.exchange.first_event_at = monotonic()
+            await run.sink.pass_on(b"".join(parts), _passable(head))
+            parts.clear()
+        elif size > 8 * HELD_MAX_BYTES:
+            raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
+    if run.sink.committed:
+        run.exchange.answer_bytes = size
+        await run.sink.write(b"", last=True)
+    return b"".join(parts)
 
 
 def _head(run: Run, pool: Pool, outgoing: Outgoing) -> bytes:
@@ -196,6 +206,8 @@ async def _refusal(head: Head, connection: Connection, call: Call) -> AttemptFai
 
 async def _finish(connection: Connection) -> None:
     """Read the end of a stream's body, which follows its terminal event at once."""
+    if connection.ended:
+        return
     try:
         async with asyncio.timeout(_TAIL_S):
             while await connection.read():

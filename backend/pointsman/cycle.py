@@ -3,7 +3,7 @@
 The data plane speaks to it directly: it asks for the body when it has come, hears of a disconnect at once,
 and hands over heads and bodies as bytes. Everything else uses it through ASGI.
 
-uvicorn is pinned to a minor version: `tests/unit/test_server.py` names each attribute of its that is used.
+uvicorn is pinned to a minor version: `tests/unit/test_protocol.py` names each attribute of its that is used.
 """
 
 import asyncio

@@ -146,7 +146,7 @@ class Forwarder:
     async def _break_off(self, run: Run, failure: AttemptFailed) -> None:
         now = monotonic()
         with run.watch:
-            run.watch.set(now + run.timeouts.send_s, ClientGone())
+            run.watch.set(now + run.timeouts.send_s, ClientGone)
             await run.sink.break_off(failure, mid_event=run.exchange.mid_event)
 
 

@@ -1,16 +1,18 @@
 """Counts exchanges and shows the counts to Prometheus. Per worker process.
 
-The hot path adds to plain dicts: `labels().inc()` of prometheus_client costs a lock and several calls for
-each of a dozen series. The page is written here too: its generator takes 90 ms for 200 replicas, this one 10.
+The hot path adds to a list, and now and then its batch to plain dicts, which costs half of counting each by
+itself; `labels().inc()` of prometheus_client costs a lock and several calls for each of a dozen series. The
+page is written here too: its generator takes 90 ms for 200 replicas, this one 10.
 Rules: `reliability.md` section 15. Every label value comes from a closed set; `other` stands for the rest.
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from platform import python_version
+from threading import Lock
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -21,6 +23,7 @@ from pointsman.exchange import Exchange
 from pointsman.replica import Replica, State
 
 OTHER = "other"  # label of a model, replica or route that is not, or no longer, known
+BATCH = 32  # exchanges that are counted together
 _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")  # "none": the client was sent no status
 
 
@@ -152,6 +155,8 @@ class Metrics:
         self._view = view
         self._routes = frozenset(routes)
         self._replica_ids: frozenset[str] = frozenset()
+        self._ended: deque[Exchange] = deque()
+        self._settling = Lock()
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self.counts: dict[Family, defaultdict[_Key, float]] = {
@@ -168,7 +173,18 @@ class Metrics:
         self._duration, self._overhead = self.histograms[DURATION], self.histograms[OVERHEAD]
 
     def observe(self, exchange: Exchange) -> None:
-        """Count an exchange that ended; to be called once for each."""
+        """Take an exchange that ended; to be called once for each. It is counted together with others."""
+        self._ended.append(exchange)
+        if len(self._ended) >= BATCH:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count what has ended; here and there on two threads."""
+        with self._settling:
+            while self._ended:
+                self._count(self._ended.popleft())
+
+    def _count(self, exchange: Exchange) -> None:
         model = exchange.model_id if exchange.model_id in self._view.models else OTHER
         route = exchange.route if exchange.route in self._routes else OTHER
         status = _CLASSES[exchange.status // 100] if exchange.status < 600 else "none"
@@ -211,6 +227,7 @@ class Metrics:
         Args:
             log_dropped: log lines lost so far, as the log counted them.
         """
+        self._settle()
         replicas = self._view.replicas
         self._forget_gone(replicas)
         states = [

@@ -193,7 +193,7 @@ class Plane:
         whole = await body.drain()
         try:
             with watch:
-                watch.set(monotonic() + _TELL_S, ClientGone())
+                watch.set(monotonic() + _TELL_S, ClientGone)
                 await answer.refuse(error, close=not whole)
         except ClientGone:
             answer.drop()

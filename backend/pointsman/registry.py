@@ -33,10 +33,6 @@ class Model:
     def engines(self) -> set[Engine]:
         return {replica.engine for replica in self.pool}
 
-    def serves(self, name: str) -> bool:
-        """Whether an engine of this model answers to `name`."""
-        return any(replica.knows(name) for replica in self.pool)
-
 
 class Lease:
     """One request's hold on a replica. Closing it a second time does nothing."""
@@ -74,7 +70,8 @@ class Registry:
         self._default = default_model
         self._on_attempt = on_attempt
         self._named = _by_name(list(self.models.values()))
-        self._known: dict[str, Model] = {}  # names engines serve; an entry is checked before it is believed
+        # Names that engines serve, each with one that does; an entry is checked before it is believed.
+        self._known: dict[str, tuple[Model, Replica]] = {}
 
     @property
     def replicas(self) -> list[Replica]:
@@ -88,13 +85,14 @@ class Registry:
         model = self._named.get(name)
         if model is not None:
             return model
-        model = self._known.get(name)
-        if model is not None and model.serves(name):
+        model, replica = self._known.get(name, (None, None))
+        if replica is not None and replica.knows(name):
             return model
         for model in self.models.values():
-            if model.serves(name):
-                self._known[name] = model  # bounded: only names that a model answers to get here
-                return model
+            for replica in model.pool:
+                if replica.knows(name):
+                    self._known[name] = (model, replica)  # bounded: only names that a model answers to
+                    return model
         self._known.pop(name, None)
         return None
 

@@ -50,9 +50,6 @@ class Relay:
         self._splitter = sse.Splitter()
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._idle = AttemptFailed(attempt.IDLE)
-        self._total = AttemptFailed(attempt.TOTAL)
-        self._slow = AttemptFailed(attempt.SLOW_CLIENT)
 
     @property
     def mid_event(self) -> bool:
@@ -141,7 +138,7 @@ class Relay:
         return (sse.frame(self._reader.mend(data)) if self._reader.mends and data else event), found
 
     async def _write(self, block: bytes, now: float, *, last: bool = False) -> None:
-        self._watch.set(now + self._timeouts.send_s, self._slow)
+        self._watch.set(now + self._timeouts.send_s, attempt.client_too_slow)
         self._exchange.answer_bytes += len(block)
         await self._sink.write(block, last=last)
 
@@ -149,6 +146,6 @@ class Relay:
         """Arm the idle times: any byte resets the one, only whole events the other."""
         due = min(now + self._timeouts.byte_idle_s, token_at + self._timeouts.token_idle_s)
         if due < self._deadline:
-            self._watch.set(due, self._idle)
+            self._watch.set(due, attempt.idle_too_long)
         else:
-            self._watch.set(self._deadline, self._total)
+            self._watch.set(self._deadline, attempt.time_is_up)

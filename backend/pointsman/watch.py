@@ -7,6 +7,7 @@ A cancellation from anywhere else passes through untouched.
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import TracebackType
 
 TICK_S = 0.02  # deadlines ring at most this much late
@@ -19,33 +20,25 @@ class Clock:
     each event of a stream moves one. While nothing is watched nothing ticks.
     """
 
-    __slots__ = ("_loop", "_watches", "ticking")
+    __slots__ = ("loop", "ticking", "watches")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watches: set[Watch] = set()
+        self.loop = loop
+        self.watches: set[Watch] = set()  # those whose block runs
         self.ticking = False  # a timer is set
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def add(self, watch: "Watch") -> None:
-        self._watches.add(watch)
-        if not self.ticking:
-            self.ticking = True
-            self._loop.call_later(TICK_S, self._tick)
-
-    def discard(self, watch: "Watch") -> None:
-        self._watches.discard(watch)
+    def start(self) -> None:
+        """Tick while there are watches."""
+        self.ticking = True
+        self.loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        now = self._loop.time()
-        for watch in [watch for watch in self._watches if watch.due <= now]:
+        now = self.loop.time()
+        for watch in [watch for watch in self.watches if watch.due <= now]:
             watch.ring()
-        self.ticking = bool(self._watches)
+        self.ticking = bool(self.watches)
         if self.ticking:
-            self._loop.call_later(TICK_S, self._tick)
+            self.loop.call_later(TICK_S, self._tick)
 
 
 class Watch:
@@ -67,15 +60,15 @@ class Watch:
         self._clock = clock
         self._task = task
         self.due = math.inf  # the loop's time
-        self._error: BaseException | None = None  # raised when the deadline passes
+        self._error: Callable[[], BaseException] | None = None  # makes what is raised when it passes
         self._left: BaseException | None = None  # of the first interruption; never forgotten
         self._cause: BaseException | None = None  # what ended the wait: the first of the two
         self._running = False
         self._struck = False  # our cancellation of the task stands
         self._cancelling = 0  # cancellations of the task that stood before the block
 
-    def set(self, due: float, error: BaseException) -> None:
-        """Raise `error` at `due` (the loop's time) unless it is set anew before."""
+    def set(self, due: float, error: Callable[[], BaseException]) -> None:
+        """Raise what `error` makes at `due` (the loop's time) unless it is set anew before."""
         self.due = due
         self._error = error
 
@@ -94,14 +87,16 @@ class Watch:
             raise self._cause
         self._cancelling = self._task.cancelling()
         self._running = True
-        self._clock.add(self)
+        self._clock.watches.add(self)
+        if not self._clock.ticking:
+            self._clock.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
-        self._clock.discard(self)
+        self._clock.watches.discard(self)
         self.due = math.inf
         if not self._struck:
             return
@@ -135,4 +130,4 @@ class Watch:
         """The deadline has passed; the clock says so."""
         self.due = math.inf
         if self._error is not None:
-            self._end(self._error)
+            self._end(self._error())

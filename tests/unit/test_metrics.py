@@ -205,6 +205,10 @@ def test_replicas_that_left_take_their_series_with_them() -> None:
     gone = [AttemptRecord("gpt2-0", attempt.OK)]
     metrics.observe(streamed())
     metrics.observe(streamed(model_id="gpt2", replica_id="gpt2-0", attempts=gone))
+    assert (
+        value(read(metrics.render()), "pointsman_attempts_total", model="gpt2", replica="gpt2-0", end="ok")
+        == 1
+    )
     view.replicas = [view.replicas[1], replica("gemma-9")]
     page = read(metrics.render())
     assert not any("gpt2" in text for _, labels in page for _, text in labels)

@@ -37,7 +37,7 @@ async def wait(watch: Watch, *deadlines: tuple[float, BaseException]) -> None:
     """Wait under the watch, with these deadlines set one after the other."""
     with watch:
         for due, error in deadlines:
-            watch.set(due, error)
+            watch.set(due, lambda error=error: error)
         await asyncio.sleep(FOREVER_S)
 
 
@@ -67,7 +67,7 @@ async def test_work_in_time_is_left_alone() -> None:
     watch, loop, task = here()
     async with clean(task):
         with watch:
-            watch.set(loop.time() + 0.005, Late())
+            watch.set(loop.time() + 0.005, Late)
             await asyncio.sleep(0)
         await asyncio.sleep(0.01)
         with watch:
@@ -97,7 +97,7 @@ async def test_a_cleared_deadline_does_not_ring() -> None:
     watch, loop, task = here()
     async with clean(task):
         with watch:
-            watch.set(loop.time() + 0.002, Late())
+            watch.set(loop.time() + 0.002, Late)
             watch.clear()
             await asyncio.sleep(0.01)
 
@@ -231,7 +231,7 @@ async def test_an_inner_timeout_and_a_cause_do_not_mix_up() -> None:
 
     async def both(inner_s: float, outer_s: float) -> None:
         with watch:
-            watch.set(loop.time() + outer_s, Late())
+            watch.set(loop.time() + outer_s, Late)
             async with asyncio.timeout(inner_s):
                 await asyncio.sleep(FOREVER_S)
 
@@ -272,7 +272,7 @@ async def test_forget_remembers_a_client_that_left_after_the_deadline() -> None:
 
     async def late_and_left() -> None:
         with watch:
-            watch.set(loop.time() + 0.002, Late())
+            watch.set(loop.time() + 0.002, Late)
             try:
                 await asyncio.sleep(FOREVER_S)
             finally:
@@ -312,7 +312,7 @@ async def test_all_watches_of_a_loop_share_one_timer() -> None:
         for _ in range(100):
             with Watch(clock, task) as watch:
                 for step in range(100):
-                    watch.set(loop.time() + 60 + step, Late())
+                    watch.set(loop.time() + 60 + step, Late)
     assert armed == 1
     await asyncio.sleep(TICK_S * 3)
     assert not clock.ticking

@@ -22,7 +22,9 @@ _NOISE = bytes(set(range(256)) - set(b'[]{}"'))
 _SHAPE = bytes.maketrans(b"{}", b"[]")
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level down, one up, as signed bytes
 _STRING = re.compile(rb'"[^"]*"')
+_NUMBER = frozenset(b"-0123456789")  # how one begins
 _decoder = msgspec.json.Decoder(Fields)
+_strings = msgspec.json.Decoder(str)
 
 
 class ErrorShape(Protocol):
@@ -104,7 +106,7 @@ def text(fields: Fields, name: str, *, longest: int | None = None) -> str | None
     if raw is None or bytes(raw) == b"null":
         return None
     try:
-        value = msgspec.json.decode(raw, type=str)
+        value = _strings.decode(raw)
     except (msgspec.ValidationError, msgspec.DecodeError):
         raise invalid(name, "be a string") from None
     if longest is not None and len(value) > longest:
@@ -149,8 +151,8 @@ def check_count(fields: Fields, name: str, highest: int) -> None:
 def check_numbers(fields: Fields) -> None:
     """Refuse top-level integers beyond 64 bits and numbers beyond doubles: parsers disagree on them."""
     for name, raw in fields.items():
-        sign = memoryview(raw)
-        if sign[0] not in b"-0123456789" or (len(sign) <= 18 and b"e" not in bytes(sign).lower()):
+        text = bytes(raw)
+        if text[0] not in _NUMBER or (len(text) <= 18 and b"e" not in text and b"E" not in text):
             continue
         try:
             value = msgspec.json.decode(raw)
