@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,11 +34,15 @@ def here() -> tuple[Watch, asyncio.AbstractEventLoop, "asyncio.Task[object]"]:
     return Watch(Clock(loop), task), loop, task
 
 
+def _itself(error: BaseException) -> BaseException:
+    return error
+
+
 async def wait(watch: Watch, *deadlines: tuple[float, BaseException]) -> None:
     """Wait under the watch, with these deadlines set one after the other."""
     with watch:
         for due, error in deadlines:
-            watch.set(due, lambda error=error: error)
+            watch.set(due, partial(_itself, error))
         await asyncio.sleep(FOREVER_S)
 
 
