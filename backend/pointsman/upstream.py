@@ -40,7 +40,8 @@ class UpstreamConfig:
         """
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.client_cert is not None:
-            context.load_cert_chain(self.client_cert, self.client_key)
+            # A password is given, though none is right: without one OpenSSL asks for it on the terminal.
+            context.load_cert_chain(self.client_cert, self.client_key, password="")
         return context
 
 
@@ -50,19 +51,26 @@ class Resolver:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[float, list[tuple[int, str]]]] = {}
 
-    async def resolve(self, host: str, port: int) -> list[tuple[int, str]]:
+    async def resolve(self, host: str, port: int, patience_s: float) -> list[tuple[int, str]]:
         """Return (family, address) pairs in the resolver's order.
+
+        Args:
+            patience_s: how long a new answer is waited for where there is a last good one.
 
         Raises:
             ConnectFailed: the name does not resolve and never did lately.
         """
         loop = asyncio.get_running_loop()
+        since, kept = self._known.get((host, port), (0.0, None))
+        if kept is not None and loop.time() - since >= DNS_KEPT_S:
+            kept = None
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
-            kept = self._known.get((host, port))
-            if kept is not None and loop.time() - kept[0] < DNS_KEPT_S:
-                return kept[1]
+            # A name server that is gone is silent: the lookup fails only after most budgets have passed.
+            async with asyncio.timeout(None if kept is None else patience_s):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):  # UnicodeError: no name at all, such as one with an empty label
+            if kept is not None:
+                return kept
             raise ConnectFailed("the name does not resolve") from None
         addresses = [(int(entry[0]), str(entry[4][0])) for entry in found]
         self._known[(host, port)] = (loop.time(), addresses)  # as many entries as endpoints
@@ -83,6 +91,7 @@ class Pool:
         self._resolver = resolver
         self._idle: deque[Connection] = deque()  # oldest left
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
         self.active = 0  # connections lent out
 
     def __repr__(self) -> str:
@@ -130,7 +139,7 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Give a connection back; it is kept only if its answer was read whole."""
         self.active -= 1
-        if not connection.reusable:
+        if self._closed or not connection.reusable:
             connection.close()
             return
         connection.idle_since = monotonic()
@@ -140,6 +149,7 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle; lent connections close when they come back or are cancelled."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -159,7 +169,8 @@ class Pool:
 
     async def _try_all(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()
-        addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port)
+        patience_s = (deadline - loop.time()) / 2
+        addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port, patience_s)
         reason = "no address"
         for position, (_family, address) in enumerate(addresses):
             share = (deadline - loop.time()) / (len(addresses) - position)
