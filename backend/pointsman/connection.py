@@ -5,7 +5,6 @@ was used before, whether a byte came, back-pressure, and a close that is a close
 """
 
 import asyncio
-from collections import deque
 from typing import cast
 
 import httptools
@@ -44,11 +43,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []  # of the body, not read yet
+        self.on_body = self._chunks.append  # the parser's callback; called for each event of a stream
         self._parser = httptools.HttpResponseParser(self)
         self._head: Head | None = None
         self._headers: dict[bytes, bytes] = {}
-        self._chunks: deque[bytes] = deque()
-        self._unread = 0
+        self._unread = 0  # bytes, framing included
         self._paused = False
         self._ended = True  # no answer is being read
         self._error: Broken | None = None
@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Broken("no HTTP answer", junk=True))
             return
+        self._unread += len(data)
         if self._head is None:  # a header line without end is seen by no callback
             self._fed_bytes += len(data)
             if self._fed_bytes > 2 * HEAD_MAX_BYTES:
@@ -131,10 +132,6 @@ class Connection(asyncio.Protocol):
             and status not in (204, 304)
         )
         self._head = Head(status, headers)
-
-    def on_body(self, body: bytes) -> None:
-        self._chunks.append(body)
-        self._unread += len(body)
 
     def on_message_complete(self) -> None:
         if self._head is None:
@@ -191,11 +188,8 @@ class Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait()
-        if len(self._chunks) == 1:
-            data = self._chunks.popleft()
-        else:
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
         self._unread = 0
         if self._paused and self._transport is not None and not self.closed:
             self._paused = False

@@ -3,6 +3,7 @@
 The first event with content commits the answer; before it nothing of the engine's reaches the client.
 """
 
+from collections.abc import Iterator
 from time import monotonic
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from pointsman import attempt, sse
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Timeouts
 from pointsman.connection import Connection
-from pointsman.engines.base import Reader, Seen
+from pointsman.engines.base import Reader
 from pointsman.exchange import Exchange
 from pointsman.watch import Watch
 
@@ -50,6 +51,8 @@ class Relay:
         self._splitter = sse.Splitter()
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._content = False  # some event had content
+        self._last = False  # the terminal event has come
 
     @property
     def mid_event(self) -> bool:
@@ -82,13 +85,13 @@ class Relay:
     async def _pass(self, block: bytes, now: float) -> bool:
         """Send what may be sent of a block; True after the terminal event."""
         sink = self._sink
-        if sink.committed and (self._splitter.oversize or not self._reader.striking(block)):
+        if sink.committed and (self._splitter.oversize or self._mark(block) < 0):
             self._exchange.events += block.count(b"\n\n")
             await self._write(block, now)
             return False
-        out, seen, failure = self._examine(block)
-        if not sink.committed and seen:
-            if Seen.CONTENT not in seen:
+        out, failure = self._examine(block)
+        if not sink.committed and (self._content or self._last):
+            if not self._content:
                 raise failure or AttemptFailed(attempt.JUNK, "terminal event without content")
             self._held.append(out)
             out = b"".join(self._held)
@@ -101,41 +104,72 @@ class Relay:
             if self._held_bytes > _HELD_MAX_BYTES:
                 raise AttemptFailed(attempt.JUNK, "4 MiB of events without content")
         elif out:
-            await self._write(out, now, last=Seen.LAST in seen and failure is None)
+            await self._write(out, now, last=self._last and failure is None)
         if failure is not None:
             raise failure
-        return Seen.LAST in seen
+        return self._last
 
-    def _examine(self, block: bytes) -> tuple[bytes, Seen, AttemptFailed | None]:
-        """Judge a block: what may be sent, what was seen, and the failure that ends it.
-
-        Once content was seen, events that are not striking pass unread.
-        """
+    def _examine(self, block: bytes) -> tuple[bytes, AttemptFailed | None]:
+        """Judge a block up to the terminal event: what may be sent, and the failure that ends it."""
         if self._splitter.oversize:
-            return block, Seen.CONTENT, None
-        reader, seen = self._reader, Seen.QUIET
+            self._content = True
+            return block, None
         kept: list[bytes] = []
-        for event in sse.events(block):
-            if not reader.mends and (self._sink.committed or seen) and not reader.striking(event):
-                kept.append(event)
-                self._exchange.events += 1
-                continue
-            try:
-                mended, found = self._judge(event)
-            except AttemptFailed as failure:
-                return b"".join(kept), seen, failure
-            kept.append(mended)
-            seen |= found
-            if Seen.LAST in found:
-                break
-        return b"".join(kept), seen, None
+        try:
+            for piece, plain in self._pieces(block):
+                if plain:
+                    self._exchange.events += piece.count(b"\n\n")
+                    kept.append(piece)
+                else:
+                    kept.append(self._judge(piece))
+                if self._last:
+                    break
+        except AttemptFailed as failure:
+            return b"".join(kept), failure
+        return b"".join(kept), None
 
-    def _judge(self, event: bytes) -> tuple[bytes, Seen]:
-        """One event, repaired where the dialect says so, and what it is."""
+    def _pieces(self, block: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The events of a block in turn. Once content was seen, those without a mark may pass unread.
+
+        Yields each event to be read by itself, and with True as many together as may pass.
+        """
+        if self._reader.mends or b"\r" in block:
+            for event in sse.events(block):
+                yield event, False
+            return
+        start = 0
+        while start < len(block):
+            if self._content:
+                mark = self._mark(block, start)
+                before = block.rfind(b"\n\n", start, mark) + 2 if mark >= 0 else len(block)
+                if before > start + 1:  # else the very next event is the marked one
+                    yield block[start:before], True
+                    start = before
+                    continue
+            at = block.find(b"\n\n", start)
+            end = at + 2 if at >= 0 else len(block)
+            yield block[start:end], False
+            start = end
+
+    def _mark(self, block: bytes, start: int = 0) -> int:
+        """Where the first mark of an event that must be read is; -1: nowhere."""
+        if self._reader.mends:
+            return start
+        first = -1
+        for mark in self._reader.marks:
+            at = block.find(mark, start, first) if first >= 0 else block.find(mark, start)
+            if at >= 0:
+                first = at
+        return first
+
+    def _judge(self, event: bytes) -> bytes:
+        """Note what one event is; the event, repaired where the dialect says so."""
         data = sse.data(event)
         found = self._reader.look(data)
+        self._content = self._content or found.content
+        self._last = found.last
         self._exchange.events += bool(data)
-        return (sse.frame(self._reader.mend(data)) if self._reader.mends and data else event), found
+        return sse.frame(self._reader.mend(data)) if self._reader.mends and data else event
 
     async def _write(self, block: bytes, now: float, *, last: bool = False) -> None:
         self._watch.set(now + self._timeouts.send_s, attempt.client_too_slow)

@@ -187,9 +187,9 @@ def test_an_answer_nobody_reads_stops_coming(loop: asyncio.AbstractEventLoop) ->
     """Above the high water mark reading pauses, and goes on once it is read."""
     connection, wire = asked(loop)
     connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
-    connection.data_received(b"x" * HIGH_WATER_BYTES)
+    connection.data_received(b"x" * (HIGH_WATER_BYTES - 100))
     assert not wire.paused
-    connection.data_received(b"x")
+    connection.data_received(b"x" * 101)
     assert wire.paused
     assert len(loop.run_until_complete(connection.read())) == HIGH_WATER_BYTES + 1
     assert not wire.paused

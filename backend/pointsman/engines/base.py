@@ -5,7 +5,7 @@ Pure. Sources: `contracts/tgi.md` sections 4 and 6, `contracts/vllm.md` sections
 """
 
 import re
-from enum import Flag
+from enum import Enum
 from typing import Protocol
 
 import msgspec
@@ -23,12 +23,17 @@ _UNFIT = re.compile(
 )
 
 
-class Seen(Flag):
-    """What one event of a stream is."""
+class Seen(Enum):
+    """What one event of a stream is; the values are its two properties."""
 
-    QUIET = 0  # role, usage, comment: does not commit
-    CONTENT = 1  # text, tool call, reasoning or a finish reason
-    LAST = 2  # the engine's own terminal event
+    QUIET = (False, False)  # role, usage, comment: does not commit
+    CONTENT = (True, False)  # text, tool call, reasoning or a finish reason
+    LAST = (False, True)  # the engine's own terminal event
+    FINAL = (True, True)  # a terminal event that has content
+
+    def __init__(self, content: bool, last: bool) -> None:
+        self.content = content
+        self.last = last
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -51,6 +56,7 @@ class Reader(Protocol):
 
     tokens: Tokens
     mends: bool  # whether events must be rewritten one by one
+    marks: tuple[bytes, ...]  # one is in each event that is more than content; such events are looked at
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
         """Take what the answer's headers tell; names in lower case."""
@@ -60,12 +66,6 @@ class Reader(Protocol):
 
         Raises:
             AttemptFailed: the event is an error, an abort or nonsense.
-        """
-
-    def striking(self, block: bytes) -> bool:
-        """Whether a block of whole events may hold more than plain content and must be looked at one by one.
-
-        May err towards True only.
         """
 
     def mend(self, data: bytes) -> bytes:

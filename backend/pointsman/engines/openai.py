@@ -86,6 +86,7 @@ class OpenAIReader:
     """Reads vLLM's answers, which pass untouched."""
 
     mends = False
+    marks: tuple[bytes, ...] = (b"[DONE]", b'"error"', b'"abort"', b'"usage":{')
 
     def __init__(self, call: Call) -> None:
         self.tokens = Tokens()
@@ -126,15 +127,6 @@ class OpenAIReader:
             if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
                 raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
         return Seen.CONTENT
-
-    def striking(self, block: bytes) -> bool:
-        return (
-            b'"error"' in block
-            or b"[DONE]" in block
-            or b'"abort"' in block
-            or b'"usage":{' in block
-            or b"\r" in block
-        )
 
     def mend(self, data: bytes) -> bytes:
         return data

@@ -168,6 +168,7 @@ class TgiReader:
     """
 
     mends = False
+    marks: tuple[bytes, ...] = (b'"generated_text":"', b'"error"')
 
     def __init__(self, call: Call) -> None:
         self.tokens = Tokens()
@@ -190,12 +191,8 @@ class TgiReader:
             self.tokens.completion = event.index
             if event.details is not None:
                 self.tokens.prompt = event.details.input_length or 0
-            return Seen.CONTENT | Seen.LAST
+            return Seen.FINAL
         return Seen.CONTENT if given(event.token) else Seen.QUIET
-
-    def striking(self, block: bytes) -> bool:
-        plain = block.count(b'"generated_text":null')
-        return plain != block.count(b"\n\n") or b'"error"' in block or b"\r" in block
 
     def mend(self, data: bytes) -> bytes:
         return data
@@ -226,9 +223,6 @@ class _MendingReader(OpenAIReader):
         self._id = f"{prefix}-{request_id}"
         self._name = public_name
         self._greeted: set[int] = set()  # choices whose role was told
-
-    def striking(self, block: bytes) -> bool:
-        return True
 
     def mend(self, data: bytes) -> bytes:
         if not data or data == b"[DONE]":

@@ -247,8 +247,8 @@ def event(text: str = "a", generated: str | None = None, **more: object) -> byte
         (b"", Seen.QUIET),
         (event(), Seen.CONTENT),
         (event(""), Seen.CONTENT),
-        (event("", "all"), Seen.CONTENT | Seen.LAST),
-        (event("", ""), Seen.CONTENT | Seen.LAST),
+        (event("", "all"), Seen.FINAL),
+        (event("", ""), Seen.FINAL),
         (b"{}", Seen.QUIET),
         (b'{"token":null}', Seen.QUIET),
     ],
@@ -279,21 +279,20 @@ def test_what_fails_a_native_stream(data: bytes, end: End) -> None:
 
 
 @pytest.mark.parametrize(
-    ("datas", "striking"),
+    ("datas", "marked"),
     [
         ([event()], False),
         ([event(), event("")], False),
         ([event('"generated_text":null "error"')], False),
         ([event(), event("x", "all")], True),
         ([b'{"error":"x","error_type":"overloaded"}'], True),
-        ([event(), b""], True),
+        ([event(), b""], False),
     ],
 )
-def test_only_tokens_pass_unread(datas: list[bytes], striking: bool) -> None:
-    """A block of nothing but tokens is plain, whatever their text says; all else is looked at."""
+def test_only_tokens_pass_unread(datas: list[bytes], marked: bool) -> None:
+    """Tokens have no mark, whatever their text says; errors and the last event have one."""
     block = b"".join(b"data: " + data + b"\n\n" for data in datas)
-    assert reader().striking(block) is striking
-    assert reader().striking(block.replace(b"\n", b"\r\n"))
+    assert any(mark in block for mark in reader().marks) is marked
 
 
 def test_tokens_are_counted_in_streams_and_headers() -> None:
@@ -440,9 +439,9 @@ def test_odd_choices_do_not_break_the_router(choices: bytes) -> None:
     assert mended(data, made)["model"] == "public"
 
 
-def test_every_block_of_the_openai_routes_is_looked_at() -> None:
+def test_every_event_of_the_openai_routes_is_looked_at() -> None:
     """What must be mended cannot pass unread."""
-    assert reader(Api.OPENAI, Operation.CHAT).striking(b"data: x\n\n")
+    assert reader(Api.OPENAI, Operation.CHAT).mends
 
 
 def test_the_body_may_differ_from_the_fields() -> None:
