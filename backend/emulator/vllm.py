@@ -1,6 +1,7 @@
 """vLLM 0.33: routes, headers, error bodies. Chat and completions are in `vllm_generate`."""
 
 import hashlib
+import json
 import time
 import uuid
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from emulator.faults import Plan, Scope
 from emulator.message import Request
 from emulator.schedule import Engine
 from emulator.settings import Settings
-from emulator.stream import DONE, frame
+from emulator.stream import DONE
 from emulator.template import prompt_of
 from emulator.text import GEMMA
 from emulator.vllm_generate import Generation
@@ -23,7 +24,7 @@ _GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 _BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
 _PAUSED = "Generation is paused. Please retry after it resumes."
-_DEAD = "The server had an error while processing your request."
+_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 _ERRORS = {
     "overloaded": (503, "Service Unavailable", _BUSY),
     "unavailable": (503, "ServiceUnavailableError", _PAUSED),
@@ -123,8 +124,8 @@ class Vllm:
         return as_json({"detail": f"Emulated status {status}"}, status)
 
     def error_frames(self, path: str, kind: str) -> list[bytes]:
-        """One frame and `[DONE]`."""
-        return [frame(_error_of(Refused(*_ERRORS[kind]))), DONE]
+        """One frame and `[DONE]`. Unlike all its other frames, vLLM writes this one by plain json.dumps."""
+        return [b"data: %b\n\n" % json.dumps(_error_of(Refused(*_ERRORS[kind]))).encode(), DONE]
 
     def error_answer(self, kind: str, plan: Plan) -> Whole:
         """The same error as an answer."""

@@ -178,7 +178,7 @@ def test_error_frames(start: Any) -> None:
     body = _SHORT | {"stream": True}
     _arm(base, "error_first=unavailable")
     assert (
-        '"type":"ServiceUnavailableError","param":null,"code":503}}\n\ndata: [DONE]'
+        '"type": "ServiceUnavailableError", "param": null, "code": 503}}\n\ndata: [DONE]'
         in _HTTP.post(base + _PATH, json=body).text
     )
     _arm(base, "error_after=3:internal")
