@@ -175,21 +175,21 @@ def test_run_stops_at_a_bad_setting(clone: Path) -> None:
     assert len(output.splitlines()) == 1
 
 
-def test_setup_asks_for_a_python_that_fits(clone: Path, tmp_path: Path) -> None:
-    """Where every Python is too old or a broken shim, it says which one to install."""
+@pytest.mark.parametrize("name", ["python3", "python3.13"])
+def test_setup_asks_for_a_python_that_fits(clone: Path, tmp_path: Path, name: str) -> None:
+    """Where the Python it is to take is too old or a broken shim, it says which one to install."""
     shutil.rmtree(clone / ".venv")
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("bash", "env", "cat", "cmp", "dirname", "rm"):
-        found = shutil.which(name)
-        assert found is not None, name
-        (tools / name).symlink_to(found)
-    for name in ("python3", "python3.13"):
-        (tools / name).write_text("#!/bin/sh\nexit 1\n")
-        (tools / name).chmod(0o755)
-    done = run(clone / "scripts" / "setup", env={"PATH": str(tools)})
+    for tool in ("bash", "env", "cat", "cmp", "dirname", "rm"):
+        found = shutil.which(tool)
+        assert found is not None, tool
+        (tools / tool).symlink_to(found)
+    (tools / name).write_text("#!/bin/sh\nexit 1\n")
+    (tools / name).chmod(0o755)
+    done = run(clone / "scripts" / "setup", env={"PATH": str(tools), "PYTHON": name})
     assert done.returncode == 1
-    assert done.stderr.startswith("setup: Python 3.11 or later is needed")
+    assert done.stderr.startswith(f"setup: Python 3.11 or later is needed and not found as {name}; install it")
     assert not (clone / ".venv").exists()
 
 
