@@ -72,6 +72,7 @@ async def converse(run: Run, replica: Replica, pool: Pool) -> None:
     reader = dialect.reader(run.call, run.exchange.request_id, run.call.model or run.model.id)
     fresh = isinstance(run.step, Again) and run.step.fresh
     connection = None if fresh else pool.reuse()
+    run.watch.set(run.deadline, attempt.time_is_up)
     try:
         if connection is None:
             connection = await pool.connect(run.timeouts.connect_s)

@@ -53,11 +53,14 @@ class Relay:
         self._held_bytes = 0
         self._content = False  # some event had content
         self._last = False  # the terminal event has come
+        self._within = False  # part of an event too large to hold was passed on, its end was not
+        self._marked = False  # that event holds the mark of a last one
+        self._tail = b""  # of that part, where the mark may have begun
 
     @property
     def mid_event(self) -> bool:
         """Whether part of an event too large to hold was sent and its end was not."""
-        return self._splitter.oversize
+        return self._within
 
     async def run(self, connection: Connection) -> None:
         """Relay until the engine's terminal event.
@@ -85,7 +88,7 @@ class Relay:
     async def _pass(self, block: bytes, now: float) -> bool:
         """Send what may be sent of a block; True after the terminal event."""
         sink = self._sink
-        if sink.committed and (self._splitter.oversize or self._mark(block) < 0):
+        if sink.committed and not (self._splitter.oversize or self._within) and self._mark(block) < 0:
             self._exchange.events += block.count(b"\n\n")
             await self._write(block, now)
             return False
@@ -111,9 +114,8 @@ class Relay:
 
     def _examine(self, block: bytes) -> tuple[bytes, AttemptFailed | None]:
         """Judge a block up to the terminal event: what may be sent, and the failure that ends it."""
-        if self._splitter.oversize:
-            self._content = True
-            return block, None
+        if self._splitter.oversize or self._within:
+            return self._examine_large(block)
         kept: list[bytes] = []
         try:
             for piece, plain in self._pieces(block):
@@ -127,6 +129,25 @@ class Relay:
         except AttemptFailed as failure:
             return b"".join(kept), failure
         return b"".join(kept), None
+
+    def _examine_large(self, block: bytes) -> tuple[bytes, AttemptFailed | None]:
+        """Pass on part of an event too large to hold, unread but for the mark of a last one."""
+        self._content = True
+        self._within = self._splitter.oversize
+        size = len(block) if self._within else sse.first_end(block)
+        part = block[:size]
+        mark = self._reader.last_mark
+        if mark:
+            self._marked = self._marked or mark in self._tail + part
+            self._tail = part[-len(mark) :]
+        if self._within:
+            return part, None
+        self._exchange.events += 1
+        self._last, self._marked, self._tail = self._marked, False, b""
+        if self._last or size == len(block):
+            return part, None
+        rest, failure = self._examine(block[size:])
+        return part + rest, failure
 
     def _pieces(self, block: bytes) -> Iterator[tuple[bytes, bool]]:
         """The events of a block in turn. Once content was seen, those without a mark may pass unread.

@@ -91,6 +91,12 @@ def events(block: bytes) -> list[bytes]:
     return found
 
 
+def first_end(block: bytes) -> int:
+    """Where the first event of a block ends, its blank line included."""
+    match = _BOUNDARY.search(block)
+    return match.end() if match is not None else len(block)
+
+
 def data(event: bytes) -> bytes:
     """Join the data lines of one event; empty for comments and other fields."""
     if (

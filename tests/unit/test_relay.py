@@ -9,9 +9,12 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.connection import Connection
+from pointsman.engines.base import Reader
 from pointsman.engines.openai import OpenAIReader
+from pointsman.engines.tgi import TgiReader
 from pointsman.exchange import Exchange
 from pointsman.relay import Relay
+from pointsman.sse import EVENT_CAP_BYTES
 from pointsman.watch import Clock, Watch
 
 pytestmark = pytest.mark.anyio
@@ -52,12 +55,14 @@ class Client:
         self.ended = last
 
 
-async def relay(*chunks: bytes) -> tuple[Client, Exchange, OpenAIReader]:
-    """Relay these chunks; raises what the relay raises, with the sink in `client` of the error."""
+CALL = Call(Api.OPENAI, Operation.CHAT, "m", stream=True)
+
+
+async def relay(*chunks: bytes, by: Reader | None = None) -> tuple[Client, Exchange, Reader]:
+    """Relay these chunks; what the relay raises carries a note of what was sent before."""
     task = asyncio.current_task()
     assert task is not None
-    call = Call(Api.OPENAI, Operation.CHAT, "m", stream=True)
-    client, exchange, reader = Client(), Exchange("id", "/v1", "POST", 0.0), OpenAIReader(call)
+    client, exchange, reader = Client(), Exchange("id", "/v1", "POST", 0.0), by or OpenAIReader(CALL)
     watch = Watch(Clock(asyncio.get_running_loop()), task)
     try:
         run = Relay(reader, client, exchange, watch, Timeouts(), deadline=float("inf"))
@@ -134,3 +139,36 @@ async def test_a_stream_without_content_is_not_held_for_ever() -> None:
         await relay(*[ROLE * 100] * 600)
     assert caught.value.end is attempt.JUNK
     assert sent_before(caught.value) == b""
+
+
+def in_chunks(stream: bytes, size: int = 65_000) -> list[bytes]:
+    return [stream[i : i + size] for i in range(0, len(stream), size)]
+
+
+LARGE = b"x" * (EVENT_CAP_BYTES + 200_000)
+TOKEN = b'data: {"index":1,"token":{"id":1,"text":"a"},"generated_text":null,"details":null}\n\n'
+
+
+@pytest.mark.parametrize("into", range(-1, 20))
+async def test_a_last_event_too_large_to_hold_is_the_last(into: int) -> None:
+    """TGI's last event may list every token of a long prompt; its mark counts wherever the chunks part it."""
+    last = b'data: {"details":{"seen":"' + LARGE + b'"},"generated_text":"a","index":2}\n\n'
+    cut = last.index(b'"generated_text"') + into
+    chunks = [TOKEN, *in_chunks(last[:cut]), last[cut:] + b"data: more\n\n"]
+    client, _, _ = await relay(*chunks, by=TgiReader(CALL))
+    assert b"".join(client.writes) == TOKEN + last
+    assert client.ended
+
+
+async def test_a_large_event_that_speaks_of_the_end_is_not_it() -> None:
+    """Text is no mark: after a large event the stream goes on to its own end, also within the same chunk."""
+    large = b'data: {"choices":[{"delta":{"content":"[DONE] \\"generated_text\\":\\"' + LARGE + b'"}}]}\n\n'
+    stream = WORD + large + WORD + USAGE + DONE
+    client, exchange, reader = await relay(*in_chunks(stream))
+    assert b"".join(client.writes) == stream
+    assert client.ended
+    assert exchange.events == 5
+    assert reader.tokens.completion == 2
+    with pytest.raises(AttemptFailed) as caught:
+        await relay(*in_chunks(TOKEN + large), by=TgiReader(CALL))
+    assert caught.value.end is attempt.TRUNCATED

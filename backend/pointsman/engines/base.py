@@ -57,6 +57,9 @@ class Reader(Protocol):
     tokens: Tokens
     mends: bool  # whether events must be rewritten one by one
     marks: tuple[bytes, ...]  # one is in each event that is more than content; such events are looked at
+    last_mark: (
+        bytes  # is in a terminal event and in no other, should it be too large to hold; empty: never is
+    )
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
         """Take what the answer's headers tell; names in lower case."""

@@ -87,6 +87,7 @@ class OpenAIReader:
 
     mends = False
     marks: tuple[bytes, ...] = (b"[DONE]", b'"error"', b'"abort"', b'"usage":{')
+    last_mark = b""
 
     def __init__(self, call: Call) -> None:
         self.tokens = Tokens()

@@ -168,7 +168,8 @@ class TgiReader:
     """
 
     mends = False
-    marks: tuple[bytes, ...] = (b'"generated_text":"', b'"error"')
+    last_mark = b'"generated_text":"'
+    marks: tuple[bytes, ...] = (last_mark, b'"error"')
 
     def __init__(self, call: Call) -> None:
         self.tokens = Tokens()
