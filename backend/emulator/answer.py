@@ -64,6 +64,10 @@ class Outlet:
         """One more header, before the answer is begun."""
         self._common = (*self._common, (name, value))
 
+    def drop(self, *names: str) -> None:
+        """Leave out headers of every answer, before this one is begun."""
+        self._common = tuple((name, value) for name, value in self._common if name not in names)
+
     async def reply(
         self, status: int, body: bytes, media: str | None = "application/json", headers: Headers = ()
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from emulator.faults import FAULTS, Armed, FaultError, Scope, parse_fault
-from emulator.settings import Kind, Settings
+from emulator.settings import Kind, Outcome, Settings
 
 _TGI_MODEL = "distilbert/distilgpt2"
 _VLLM_MODEL = "gaunernst/gemma-3-12b-it-qat-autoawq"
@@ -44,6 +44,14 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)
+
+
+def _outcome(text: str) -> Outcome:
+    try:
+        return Outcome(text)
+    except ValueError:
+        names = ", ".join(outcome.value for outcome in Outcome)
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {names}") from None
 
 
 def _amount(text: str) -> float:
@@ -106,7 +114,13 @@ _FLAGS = (
         "--shutdown-timeout --graceful-termination-timeout",
         _amount,
         None,
-        "seconds after SIGTERM for running requests (tgi 90, vllm 0: abort them)",
+        "seconds after SIGTERM for running requests (tgi 90, vllm 0)",
+    ),
+    _Flag(
+        "--unfinished",
+        _outcome,
+        Outcome.HANG,
+        "vllm: requests that outlast it hang, abort or get an error; with the real one chance decides (hang)",
     ),
     _Flag("--engine-version", str, None, "version to report"),
 )
@@ -179,6 +193,7 @@ def read_flags(arguments: list[str]) -> Settings:
         keep_alive_s=keep_alive or None,
         ready_after_s=given.ready_after,
         shutdown_timeout_s=_or(given.shutdown_timeout, 90.0 if tgi else 0.0),
+        unfinished=given.unfinished,
         version=given.engine_version or ("3.3.6-dev0" if tgi else "0.33.0"),
         faults=tuple(given.fault),
     )

@@ -86,7 +86,7 @@ class Meters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
-    finished: Counter[str] = field(default_factory=Counter)  # by engine reason: eos, stop, length, abort
+    finished: Counter[str] = field(default_factory=Counter)  # by reason: eos, stop, length, abort, error
     failures: Counter[str] = field(default_factory=Counter)  # TGI: by err
     rejected: int = 0
     steps: Counter[str] = field(default_factory=Counter)  # prefill, decode

@@ -149,7 +149,8 @@ class Engine:
         self.meters = Meters()
         self.waiting: deque[Seq] = deque()
         self.running: set[Seq] = set()
-        self.stopping = False  # new sequences end at once with `abort`
+        self.ending = False  # told to end: what runs may finish; refusing new work is the dialect's
+        self._dead = False
         self._decoding: dict[Seq, None] = {}
         self._tick: asyncio.Handle | None = None
         self._prefill_free_at = 0.0
@@ -175,8 +176,6 @@ class Engine:
         for seq in batch.seqs:
             self.meters.started += 1
             self.waiting.append(seq)
-            if self.stopping:
-                self._end(seq, Step(None, "", "abort"))
         self._admit()
         return batch
 
@@ -187,15 +186,23 @@ class Engine:
         self._leave(seq)
         self._admit()
 
-    def stop(self) -> None:
-        """End everything with `abort`, now and from now on."""
-        self.stopping = True
+    def stop(self, reason: str) -> None:
+        """End everything that waits or runs: `abort` or `error`."""
         for seq in [*self.waiting, *self.running]:
-            self._end(seq, Step(None, "", "abort", count=seq.tokens))
+            self._end(seq, Step(None, "", reason, count=seq.tokens))
+
+    def die(self) -> None:
+        """Generate nothing any more, and tell nobody: each sequence stays until its client leaves."""
+        self._dead = True
+        self._decoding.clear()
+        for seq in self.running:
+            if seq.timer is not None:
+                seq.timer.cancel()
+                seq.timer = None
 
     def _admit(self) -> None:
         loop = asyncio.get_running_loop()
-        while self.waiting and len(self.running) < self.pace.max_running:
+        while not self._dead and self.waiting and len(self.running) < self.pace.max_running:
             seq = self.waiting.popleft()
             self.running.add(seq)
             seq.phase, seq.started_at = Phase.PREFILL, loop.time()

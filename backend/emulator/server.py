@@ -13,11 +13,10 @@ from emulator.faults import FAULTS, FaultBox, FaultError, Scope, parse_fault
 from emulator.message import Request
 from emulator.record import Record
 from emulator.schedule import Engine
-from emulator.settings import Kind, Settings
+from emulator.settings import Kind, Outcome, Settings
 from emulator.upfront import meet
 
 _BACKLOG = 2048
-_STOP_LINGER_S = 0.5  # how long vLLM still answers `abort` after SIGTERM, its engine being torn down
 
 
 class Server:
@@ -215,13 +214,16 @@ class Server:
             self._close_idle()
             await self._quiet(limit_s)
             return
-        self._engine.stopping = True
+        self._engine.ending = True
         await self._quiet(limit_s)
-        self._engine.stop()
-        await asyncio.sleep(_STOP_LINGER_S)
+        # The engine's process is killed now; its server waits for clients to leave, without limit.
         self._shut()
         self._close_idle()
-        await self._quiet(5.0)
+        if self.settings.unfinished is Outcome.HANG:
+            self._engine.die()
+        else:
+            self._engine.stop(self.settings.unfinished.value)
+        await self._quiet(None)
 
     def _close_idle(self) -> None:
         self.closing = True
@@ -229,8 +231,8 @@ class Server:
             if not connection.busy:
                 connection.close()
 
-    async def _quiet(self, limit_s: float) -> None:
-        """Wait until nothing is being answered, at most so long."""
+    async def _quiet(self, limit_s: float | None) -> None:
+        """Wait until nothing is being answered, at most so long; `None`: without limit."""
         if any(connection.busy for connection in self._connections):
             self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):

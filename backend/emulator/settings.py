@@ -13,6 +13,18 @@ class Kind(Enum):
     VLLM = "vllm"
 
 
+class Outcome(Enum):
+    """What becomes of requests that vLLM has not finished when its time to shut down is over.
+
+    The real one kills its engine then, and which of these happens is a race (measured on 0.32, no timeout,
+    five times: twice `hang`, once `abort`, twice `error`).
+    """
+
+    HANG = "hang"  # no byte and no end, until the client leaves
+    ABORT = "abort"  # a last chunk with that finish_reason
+    ERROR = "error"  # an error frame and [DONE], or 500
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All flags; `__main__` says what each means."""
@@ -43,6 +55,7 @@ class Settings:
     keep_alive_s: float | None
     ready_after_s: float
     shutdown_timeout_s: float
+    unfinished: Outcome
     version: str
     faults: tuple[Armed, ...] = field(default=())
 

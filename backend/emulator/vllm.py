@@ -21,10 +21,12 @@ from emulator.vllm_refusals import Refused, invalid, parse
 
 _GET, _POST = frozenset({"GET"}), frozenset({"POST"})
 _GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+_TOKENIZED = (*_GENERATE, "/tokenize")  # what asks the tokenizer, the first part of vLLM to stop
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 _BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
 _PAUSED = "Generation is paused. Please retry after it resumes."
 _DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+_ENDING = "cannot schedule new futures after shutdown"
 _ERRORS = {
     "overloaded": (503, "Service Unavailable", _BUSY),
     "unavailable": (503, "ServiceUnavailableError", _PAUSED),
@@ -54,6 +56,10 @@ _PERMISSION = {
     "is_blocking": False,
 }
 _SCALE_OUT = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
+
+
+class _Crashed(Exception):
+    """A request that comes while vLLM ends."""
 
 
 class Vllm:
@@ -106,6 +112,13 @@ class Vllm:
         elif request.method == "POST":
             try:
                 await self._post(exchange)
+            except _Crashed:
+                # Answered outside all middleware, after which uvicorn closes without having said so.
+                exchange.outlet.drop("vary", "x-request-id")
+                await exchange.reply(
+                    self.refused(Refused(500, "InternalServerError", _ENDING), exchange.plan)
+                )
+                exchange.outlet.keep_alive = False
             except Refused as refused:
                 await exchange.reply(self.refused(refused, exchange.plan))
         else:
@@ -173,6 +186,8 @@ class Vllm:
             return
         value = parse(request.body, request.header("content-type"))
         self.check_model(value)
+        if self._engine.ending and request.path in _TOKENIZED:
+            raise _Crashed
         match request.path:
             case "/tokenize":
                 await exchange.reply(as_json(_tokenized(value, self._settings.max_total_tokens)))

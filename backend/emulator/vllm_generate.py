@@ -118,6 +118,10 @@ class Generation:
                 yield b": keep-alive\n\n"
                 continue
             index, step = got
+            if step.finish == "error":
+                for data in self._dialect.error_frames("", "internal"):
+                    yield data
+                return
             one = spoken[index]
             if shapes.chat and index not in begun:
                 begun.add(index)
@@ -145,6 +149,9 @@ class Generation:
             got = await batch.next()
             if got is not None:
                 spoken[got[0]].take(got[1])
+                if got[1].finish == "error":
+                    await exchange.reply(self._dialect.error_answer("internal", exchange.plan))
+                    return
         load = _load_header(exchange, self._engine)
         await exchange.reply(as_json(shapes.whole(spoken), headers=load))
 

@@ -1,6 +1,7 @@
 """Disconnects, gauges, faults on the wire, and the life of the process."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,31 @@ def _read(connection: socket.socket) -> bytes:
     while piece := connection.recv(65536):
         data += piece
     return data
+
+
+def _read_answer(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of one answer with a length."""
+    data = b""
+    while True:
+        head, end, body = data.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head) if end else None
+        if length and len(body) >= int(length[1]):
+            return head, body
+        piece = connection.recv(65536)
+        assert piece, data
+        data += piece
+
+
+def _silent(connection: socket.socket, for_s: float = 0.3) -> bool:
+    """Whether, after what is on its way, neither a byte nor the end comes."""
+    connection.settimeout(for_s)
+    for _ in range(100):
+        try:
+            if not connection.recv(65536):
+                return False
+        except TimeoutError:
+            return True
+    return False
 
 
 def _gauges(base: str) -> dict[str, float]:
@@ -320,32 +346,80 @@ def test_tgi_stops_gracefully(start_process: Any) -> None:
     assert process.wait(5) == 0
 
 
-def test_vllm_aborts_on_sigterm_and_still_accepts(start_process: Any) -> None:
-    """Running streams end with `abort`; so do new requests until the listener is gone."""
+def test_vllm_falls_silent_on_sigterm(start_process: Any) -> None:
+    """What runs hangs, idle connections end, new ones are refused; it exits when its clients have left."""
     process, base = start_process("vllm", "--tokens-per-s", "50")
-    with _HTTP.stream("POST", base + _PATH, json=_CHAT | {"stream": True}, timeout=10) as answer:
-        pieces = answer.iter_raw()
-        data = next(pieces)
-        process.send_signal(signal.SIGTERM)
-        data += b"".join(pieces)
-    assert b'"finish_reason":"abort"' in data
-    late = _HTTP.post(base + _PATH, json=_SHORT)
-    assert (late.status_code, late.json()["choices"][0]["finish_reason"]) == (200, "abort")
+    idle = _send(base, _SHORT)
+    _read_answer(idle)
+    running, waiting = _send(base, _CHAT | {"stream": True}), _send(base, _CHAT)
+    _until(lambda: _stats(base)["running"] == 2)
+    process.send_signal(signal.SIGTERM)
+    assert idle.recv(1) == b""
+    idle.close()
+    _until(lambda: not _healthy(base))
+    assert _silent(running)
+    assert _silent(waiting)
+    assert process.poll() is None
+    running.close()
+    waiting.close()
     assert process.wait(5) == 0
 
 
-def test_vllm_drains_with_a_shutdown_timeout(start_process: Any) -> None:
-    """Running requests finish; new ones are aborted meanwhile."""
-    process, base = start_process("vllm", "--tokens-per-s", "40", "--shutdown-timeout", "5")
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_HTTP.post, base + _PATH, json=_CHAT | {"max_tokens": 60}, timeout=10)
-        _until(lambda: _stats(base)["running"] == 1)
+@pytest.mark.parametrize(
+    ("outcome", "last"),
+    [("abort", b'"finish_reason":"abort"'), ("error", b'data: {"error": {"message": "EngineCore')],
+)
+def test_vllm_ends_what_runs_as_told(start_process: Any, outcome: str, last: bytes) -> None:
+    """The other ends of requests that outlast the timeout: each stream is whole, the exit clean."""
+    process, base = start_process("vllm", "--tokens-per-s", "50", "--unfinished", outcome)
+    streams = [_send(base, _CHAT | {"stream": True}) for _ in range(2)]
+    answer = _send(base, _CHAT)
+    _until(lambda: _stats(base)["running"] == 3)
+    process.send_signal(signal.SIGTERM)
+    for stream in streams:
+        data = _read(stream)
+        assert last in data
+        assert data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert (b'"code":500' if outcome == "error" else b'"finish_reason":"abort"') in _read(answer)
+    for connection in (*streams, answer):
+        connection.close()
+    assert process.wait(5) == 0
+
+
+def test_vllm_finishes_within_the_shutdown_timeout(start_process: Any) -> None:
+    """Running and queued requests finish, new ones are a 500 that ends the connection, health stays good."""
+    flags = ("--tokens-per-s", "40", "--shutdown-timeout", "5", "--max-num-seqs", "1")
+    process, base = start_process("vllm", *flags, "--enable-request-id-headers")
+    with ThreadPoolExecutor(2) as pool:
+        asked = _CHAT | {"max_tokens": 30}
+        running = [pool.submit(_HTTP.post, base + _PATH, json=asked, timeout=10) for _ in range(2)]
+        _until(lambda: (stats := _stats(base))["running"] == stats["waiting"] == 1)
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
-        late = _HTTP.post(base + _PATH, json=_SHORT).json()
-        assert late["choices"][0]["finish_reason"] == "abort"
-        assert running.result(10).json()["choices"][0]["finish_reason"] == "length"
+        assert _healthy(base)
+        late = _send(base, _SHORT)
+        head, body = _read_answer(late)
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert not {b"vary", b"x-request-id", b"connection"} & set(re.findall(rb"\r\n([a-z-]+):", head))
+        assert json.loads(body)["error"]["message"] == "cannot schedule new futures after shutdown"
+        assert late.recv(1) == b""
+        late.close()
+        assert _HTTP.post(base + _PATH, json=_SHORT | {"model": "nope"}).status_code == 404
+        ends = [answer.result(10).json()["choices"][0]["finish_reason"] for answer in running]
+    assert ends == ["length", "length"]
     assert process.wait(5) == 0
+
+
+def test_a_second_signal_ends_at_once(start_process: Any) -> None:
+    """Hanging clients keep no process whose owner insists."""
+    process, base = start_process("vllm", "--tokens-per-s", "50")
+    hanging = _send(base, _CHAT)
+    _until(lambda: _stats(base)["running"] == 1)
+    process.send_signal(signal.SIGTERM)
+    _until(lambda: not _healthy(base))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    hanging.close()
 
 
 @pytest.mark.parametrize(
