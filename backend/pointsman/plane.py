@@ -8,10 +8,12 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import Any
+
+from msgspec import structs
 
 from pointsman import attempt
 from pointsman.answer import Answer, AsgiWire, Send, Wire
@@ -164,7 +166,7 @@ class Plane:
         """The model of a call: the path decides, then the body, then the default."""
         if match.model_id is not None:
             model = self._registry.find(match.model_id)
-            name, call = match.model_id, replace(call, model=None) if call.model is not None else call
+            name, call = match.model_id, structs.replace(call, model=None)
         elif call.model is not None:
             model, name = self._registry.find(call.model), call.model
         else:

@@ -223,13 +223,6 @@ def test_a_cut_stream_is_noticed(router: Router, ask: Ask, emulated: Emulator) -
     assert (routed.raised, len(routed.pieces)) == ("UnknownError", 2)
 
 
-_SCOPED_CHAT_FAILS = pytest.mark.xfail(
-    reason="plane._model copies a msgspec struct by dataclasses.replace: a body with `model` is answered 500",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize("url", ["direct", pytest.param("routed", marks=_SCOPED_CHAT_FAILS)], indirect=True)
 def test_chat(url: str, ask: Ask) -> None:
     """Chat works, though this client names every model `tgi`."""
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from processes import Emulator, Router
 
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -87,6 +89,36 @@ def test_completion_on_tgis_own_openai_route_is_repaired(router: Router, tgi: Em
         entry for entry in tgi.stats()["last_requests"] if ["x-request-id", "repair-1-a1"] in entry["headers"]
     ]
     assert json.loads(sent[0]["body"])["model"] == "tgi"
+
+
+INPUTS = {"inputs": "Once", "parameters": {"max_new_tokens": 3}}
+BELOW = [
+    ("gemma-3-12b", "/v1/chat/completions", {"messages": HELLO, "max_tokens": 3}),
+    ("gemma-3-12b", "/v1/completions", {"prompt": "Once", "max_tokens": 3}),
+    ("distilgpt2", "/v1/completions", {"prompt": "Once", "max_tokens": 3}),
+    ("distilgpt2", "/generate", INPUTS),
+    ("distilgpt2", "/generate", {"prompt": "Once", "model_id": "distilgpt2", "max_new_tokens": 3}),
+    ("distilgpt2", "/generate_stream", INPUTS),
+    ("distilgpt2", "", INPUTS),
+    ("distilgpt2", "/tokenize", {"inputs": "Once"}),
+]
+
+
+@pytest.mark.parametrize(("model", "path", "body"), BELOW)
+@pytest.mark.parametrize("named", [None, "distilgpt2", "gemma-3-12b", "any", "gpt-4"])
+def test_the_path_decides_the_model(
+    router: Router, model: str, path: str, body: dict[str, Any], named: str | None
+) -> None:
+    """Below `/models/{id}` every route serves that model, whatever name the body gives."""
+    asked = body if named is None else {**body, "model": named}
+    answer = router.http.post(f"/models/{model}{path}", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-pointsman-model"] == model
+
+
+def test_info_below_a_model(router: Router) -> None:
+    """TGI's `/info` of a model is its engine's own."""
+    assert router.http.get("/models/distilgpt2/info").json()["model_id"] == "distilbert/distilgpt2"
 
 
 def test_the_engine_gets_our_headers_and_not_the_clients(router: Router, vllm: Emulator) -> None:
