@@ -189,7 +189,8 @@ def test_setup_asks_for_a_python_that_fits(clone: Path, tmp_path: Path, name: st
     (tools / name).chmod(0o755)
     done = run(clone / "scripts" / "setup", env={"PATH": str(tools), "PYTHON": name})
     assert done.returncode == 1
-    assert done.stderr.startswith(f"setup: Python 3.11 or later is needed and not found as {name}; install it")
+    needed = f"setup: Python 3.11 or later is needed and not found as {name}; install it"
+    assert done.stderr.startswith(needed)
     assert not (clone / ".venv").exists()
 
 
