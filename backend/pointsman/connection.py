@@ -5,6 +5,7 @@ was used before, whether a byte came, back-pressure, and a close that is a close
 """
 
 import asyncio
+import ssl
 from typing import cast
 
 import httptools
@@ -21,10 +22,20 @@ class Broken(Exception):
         junk: it was nonsense rather than an end.
         silent: no byte of an answer had come.
         reused: the connection had served an answer before.
+        unheard: the other side never read the request.
     """
 
-    def __init__(self, what: str, *, junk: bool = False, silent: bool = False, reused: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        junk: bool = False,
+        silent: bool = False,
+        reused: bool = False,
+        unheard: bool = False,
+    ) -> None:
         super().__init__(what)
+        self.unheard = unheard
         self.junk = junk
         self.silent = silent
         self.reused = reused
@@ -97,6 +108,8 @@ class Connection(asyncio.Protocol):
             return
         if self._until_close and exc is None:
             self._ended = True
+        elif self._error is None and isinstance(exc, ssl.SSLError) and not self._got_byte:
+            self._error = Broken("TLS refused", unheard=True)  # by an alert, which TLS 1.3 sends that late
         elif self._error is None:
             self._error = Broken("connection closed", silent=not self._got_byte, reused=self.served > 0)
         self._wake()

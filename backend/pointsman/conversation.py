@@ -174,6 +174,8 @@ def _head(run: Run, pool: Pool, outgoing: Outgoing) -> bytes:
 
 
 def _end_of(error: Broken) -> End:
+    if error.unheard:
+        return attempt.CONNECT
     if error.junk:
         return attempt.JUNK
     if error.silent:

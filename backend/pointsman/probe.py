@@ -152,7 +152,12 @@ class Prober:
                 if fault is not None:
                     return fault, None
                 return await self._read_facts(replica, dialect, deadline)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, UnicodeError) as error:
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            OSError,
+            UnicodeError,
+        ) as error:  # SSLError, TimeoutError too
             return _unanswered(error, self._config.timeout_s), None
 
     async def _read_facts(
@@ -183,7 +188,7 @@ class Prober:
                     if answer.status == 200:
                         dialect.read_facts(answer.body)
                         return engine
-                except (httpx.HTTPError, TimeoutError, ValueError, RecursionError):
+                except (httpx.HTTPError, OSError, ValueError, RecursionError):
                     continue
         return None
 
