@@ -41,8 +41,8 @@ FLOORS = {
     ),
     **dict.fromkeys(("connection", "conversation", "forward", "probe", "relay", "upstream", "watch"), 3),
     **dict.fromkeys(("metrics", "registry"), 2),
-    **dict.fromkeys(("access", "engines", "health", "origin", "policy", "retry", "sse"), 1),
-    **dict.fromkeys(("attempt", "call", "errors", "exchange", "model", "replica"), 0),
+    **dict.fromkeys(("access", "apis", "engines", "health", "origin", "policy", "retry", "sse"), 1),
+    **dict.fromkeys(("attempt", "call", "errors", "exchange", "generation", "model", "replica"), 0),
 }
 ROOM = 5  # what is on the root floor
 PURE = 1  # floors up to this one decide, and act on nothing
@@ -59,7 +59,9 @@ VAGUE = {"utils", "util", "helpers", "helper", "common", "core", "manager", "ser
 ENGINES = {"TGI", "VLLM"}
 NEUTRAL = {"engines.base"}  # what all dialects have in common
 # Who may say an engine's name: the dialects, the APIs named after an engine, and what reads settings.
-NAME_ENGINES = {"engines", "surfaces", "replica", "naming", "model_list", "config_file", "settings", "knobs"}
+NAME_ENGINES = {
+    *("apis", "config_file", "engines", "knobs", "model_list", "naming", "replica", "settings", "surfaces"),
+}
 
 MODULE_LINES = 250  # lines of code: neither blank, comment nor docstring
 FUNCTION_LINES = 50

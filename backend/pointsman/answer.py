@@ -210,6 +210,8 @@ class Answer:
         if exchange.replica_id:
             tries = len(exchange.attempts) + (status == 200)
             own += f"x-pointsman-replica: {exchange.replica_id}\r\nx-pointsman-attempts: {tries}\r\n"
+        if exchange.ignored:
+            own += f"x-pointsman-ignored: {', '.join(exchange.ignored)}\r\n"
         lines += own.encode("ascii")
         for name, value in self._headers:
             lines += name + b": " + value + b"\r\n"

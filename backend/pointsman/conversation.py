@@ -69,6 +69,7 @@ async def converse(run: Run, replica: Replica, pool: Pool) -> None:
     """
     dialect = DIALECTS[replica.engine]
     outgoing = dialect.encode(run.call, replica)
+    run.exchange.ignored = outgoing.ignored
     reader = dialect.reader(run.call, run.exchange.request_id, run.call.model or run.model.id)
     fresh = isinstance(run.step, Again) and run.step.fresh
     connection = None if fresh else pool.reuse()

@@ -39,5 +39,6 @@ class Exchange(msgspec.Struct):
     events: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    ignored: tuple[str, ...] = ()  # fields of the call that the engine has nothing for
     mid_event: bool = False  # part of an event too large to hold was sent
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

@@ -13,6 +13,7 @@ import msgspec
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
+from pointsman.generation import Tokens
 from pointsman.replica import Engine, Facts, Replica
 
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
@@ -37,18 +38,15 @@ class Seen(Enum):
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A request for an engine. `path` is a constant of the dialect, below the endpoint's base path."""
+    """A request for an engine. `path` is a constant of the dialect, below the endpoint's base path.
+
+    `ignored` names fields of the call that this engine has nothing for.
+    """
 
     method: str
     path: str
     body: bytes
-
-
-class Tokens(msgspec.Struct):
-    """Token counts that an engine told; 0: not told."""
-
-    prompt: int = 0
-    completion: int = 0
+    ignored: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -72,7 +70,7 @@ class Reader(Protocol):
         """
 
     def mend(self, data: bytes) -> bytes:
-        """Rewrite the data of one good event; called only if `mends`."""
+        """Write anew the event that `look` has just judged good, as whole events; called only if `mends`."""
 
     def whole(self, body: bytes) -> bytes:
         """Check a whole answer and return it in the words of the call's API.

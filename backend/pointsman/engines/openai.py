@@ -8,7 +8,9 @@ import msgspec
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
-from pointsman.engines.base import Seen, Tokens, judge_error
+from pointsman.engines.base import Seen, judge_error
+from pointsman.generation import Tokens
+from pointsman.sse import frame
 
 ROUTES = {
     Operation.CHAT: "/v1/chat/completions",
@@ -130,7 +132,7 @@ class OpenAIReader:
         return Seen.CONTENT
 
     def mend(self, data: bytes) -> bytes:
-        return data
+        return frame(data)
 
     def whole(self, body: bytes) -> bytes:
         try:

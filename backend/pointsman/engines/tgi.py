@@ -5,12 +5,14 @@ import msgspec
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Fields, Operation
-from pointsman.engines.base import Outgoing, Reader, Seen, Tokens, join, judge_error
+from pointsman.engines.base import Outgoing, Reader, Seen, join, judge_error
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
 from pointsman.engines.response_format import for_tgi
 from pointsman.errors import INVALID_PARAMETER, RouterError
+from pointsman.generation import Tokens
 from pointsman.replica import Engine, Facts, Replica
+from pointsman.sse import frame
 
 _NATIVE = {
     Operation.GENERATE: "/generate",
@@ -196,7 +198,7 @@ class TgiReader:
         return Seen.CONTENT if given(event.token) else Seen.QUIET
 
     def mend(self, data: bytes) -> bytes:
-        return data
+        return frame(data)
 
     def whole(self, body: bytes) -> bytes:
         try:
@@ -226,9 +228,7 @@ class _MendingReader(OpenAIReader):
         self._greeted: set[int] = set()  # choices whose role was told
 
     def mend(self, data: bytes) -> bytes:
-        if not data or data == b"[DONE]":
-            return data
-        return self._repair(decode_object(data))
+        return frame(data if data == b"[DONE]" else self._repair(decode_object(data)))
 
     def whole(self, body: bytes) -> bytes:
         return self._repair(decode_object(super().whole(body)))

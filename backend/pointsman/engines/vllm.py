@@ -2,7 +2,9 @@
 
 import msgspec
 
-from pointsman.call import Api, Call, Fields
+from pointsman.apis import tgi
+from pointsman.call import Api, Call, Fields, Operation
+from pointsman.engines import vllm_text
 from pointsman.engines.base import Outgoing, Reader, join
 from pointsman.engines.openai import ROUTES, OpenAIReader
 from pointsman.engines.response_format import for_vllm
@@ -30,6 +32,7 @@ CONTROL_FIELDS = frozenset(
         "return_weight_versions",
     }
 )
+_TRANSLATED = frozenset((Operation.GENERATE, Operation.COMPAT))  # of TGI's operations
 _MAY_BE_NULL = frozenset({"content"})  # of a message; vLLM refuses null in its other fields
 
 
@@ -60,10 +63,18 @@ class Vllm:
         return Facts(names=tuple(entry.id for entry in listed.data), max_total_tokens=first.max_model_len)
 
     def speaks(self, call: Call) -> bool:
-        return call.api is Api.OPENAI and call.operation in ROUTES
+        return call.operation in (ROUTES if call.api is Api.OPENAI else _TRANSLATED)
 
     def encode(self, call: Call, replica: Replica) -> Outgoing:
-        """Bytes pass untouched unless the model's name, a null or a response format must change."""
+        """Bytes pass untouched unless the model's name, a null or a response format must change.
+
+        Raises:
+            RouterError: INVALID_PARAMETER, where a call in TGI's words asks for what cannot be.
+        """
+        if call.api is Api.TGI:
+            wish, _ = tgi.read(call)
+            body = vllm_text.encode(wish, replica, stream=call.stream)
+            return Outgoing("POST", vllm_text.PATH, body, wish.ignored)
         path = ROUTES[call.operation]
         fields = call.fields
         if call.body is not None and b"null" in call.body:
@@ -82,6 +93,9 @@ class Vllm:
         return Outgoing("POST", path, join(fields))
 
     def reader(self, call: Call, request_id: str, public_name: str) -> Reader:
+        if call.api is Api.TGI:
+            _, form = tgi.read(call)
+            return vllm_text.TextReader(call, tgi.Writer(form))
         return OpenAIReader(call)
 
 

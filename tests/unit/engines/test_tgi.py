@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman import attempt
+from pointsman import attempt, sse
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.base import Reader, Seen
@@ -346,7 +346,7 @@ def test_a_whole_answer_that_is_none(operation: Operation, body: bytes, end: End
 
 
 def mended(data: bytes, made: Reader) -> dict[str, Any]:
-    repaired: dict[str, Any] = json.loads(made.mend(data))
+    repaired: dict[str, Any] = json.loads(sse.data(made.mend(data)))
     return repaired
 
 
@@ -404,7 +404,7 @@ def test_choices_come_in_order() -> None:
 def test_mending_keeps_what_it_does_not_know() -> None:
     """Order, unknown fields, Hebrew and large numbers survive."""
     data = '{"new":{"b":1,"a":[null]},"id":"","big":123456789012345678901234567890,"choices":[],"t":"שלום"}'
-    repaired = reader(Api.OPENAI, Operation.CHAT).mend(data.encode()).decode()
+    repaired = sse.data(reader(Api.OPENAI, Operation.CHAT).mend(data.encode())).decode()
     assert repaired == data.replace('"id":""', '"id":"chatcmpl-req-1"')[:-1] + ',"model":"public"}'
 
 
@@ -415,8 +415,7 @@ def test_usage_and_done_pass() -> None:
     assert made.look(usage) == Seen.QUIET
     assert made.tokens.completion == 2
     assert mended(usage, made)["usage"]["total_tokens"] == 7
-    assert made.mend(b"[DONE]") == b"[DONE]"
-    assert made.mend(b"") == b""
+    assert made.mend(b"[DONE]") == b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def test_each_operation_has_its_route(operation: Operation, path: str) -> None:
     assert (outgoing.method, outgoing.path) == ("POST", path)
 
 
-def test_it_speaks_openai_alone() -> None:
-    """TGI's calls are for TGI."""
+def test_what_it_speaks() -> None:
+    """OpenAI's API as it is, and TGI's generation by translation."""
     spoken = {
         (api, operation)
         for api in Api
@@ -145,7 +145,11 @@ def test_it_speaks_openai_alone() -> None:
         if DIALECT.speaks(Call(api, operation, None))
     }
     assert spoken == {
-        (Api.OPENAI, operation) for operation in (Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING)
+        *(
+            (Api.OPENAI, operation)
+            for operation in (Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING)
+        ),
+        *((Api.TGI, operation) for operation in (Operation.GENERATE, Operation.COMPAT)),
     }
 
 
