@@ -217,6 +217,16 @@ async def test_the_head_tells_who_was_asked(exchange: Exchange, told: list[bytes
     assert ours == told
 
 
+async def test_the_head_tells_what_the_engine_had_nothing_for() -> None:
+    """The fields of the call that were left out, where there are such."""
+    for ignored, line in (((), []), (("seed", "watermark"), [b"x-pointsman-ignored: seed, watermark"])):
+        exchange = fresh()
+        exchange.ignored = ignored
+        answer, wire = made(exchange=exchange)
+        await answer.whole(b"{}")
+        assert [told for told in wire.lines if told.startswith(b"x-pointsman-ignored")] == line
+
+
 # --- streams
 
 
