@@ -126,10 +126,12 @@ class Engines(Pool):
         self.deeds = deeds
         self.wires: list[Wire] = []
         self.refuses = False
+        self.connects_in_s = 0.0
 
     async def connect(self, budget_s: float) -> Connection:
         if self.refuses:
             raise ConnectFailed("connection refused")
+        await asyncio.sleep(self.connects_in_s)
         self.active += 1
         return self.link(self.deeds)
 
@@ -332,6 +334,26 @@ async def test_no_connection_is_an_end_of_its_own() -> None:
     assert talk.run.exchange.sent_at == 0.0
 
 
+async def test_the_deadline_holds_while_a_connection_is_made() -> None:
+    """An exchange whose time is up then asks nobody."""
+    talk = asking(limit_s=1.0)
+    talk.pool.connects_in_s = 1.5
+    assert (await talk.fails()).end is attempt.TOTAL
+    assert 1.0 <= talk.took_s <= 1.0 + 2 * TICK_S
+    assert talk.pool.wires == []
+
+
+async def test_what_the_engine_has_nothing_for_is_noted() -> None:
+    """The last attempt's engine counts: another one may have left out other fields."""
+    asked = {"inputs": msgspec.Raw(b'"a"'), "parameters": msgspec.Raw(b'{"watermark":true}')}
+    for engine, ignored in ((Engine.VLLM, ("watermark",)), (Engine.TGI, ())):
+        talk = asking(status(500), engine=engine)
+        talk.run.call = Call(Api.TGI, Operation.GENERATE, None, fields=asked)
+        talk.run.exchange.ignored = ("left over",)
+        await talk.fails()
+        assert talk.run.exchange.ignored == ignored
+
+
 # --- whole answers
 
 
@@ -352,6 +374,15 @@ async def test_a_whole_answer_is_sent_once_however_it_comes(size: int, *, chunke
     assert exchange.sent_at == talk.began
     assert exchange.first_event_at >= talk.began
     assert talk.kept
+
+
+async def test_figures_may_stand_in_the_head() -> None:
+    """TGI counts there, on its own routes."""
+    answer = ok(b'{"generated_text":"a"}', b"X-Prompt-Tokens: 7", b"x-generated-tokens: 4")
+    talk = asking(answer, engine=Engine.TGI)
+    talk.run.call = Call(Api.TGI, Operation.GENERATE, None, body=b'{"inputs":"a"}')
+    await talk.go()
+    assert (talk.run.exchange.prompt_tokens, talk.run.exchange.completion_tokens) == (7, 4)
 
 
 @pytest.mark.parametrize("size", [HELD_MAX_BYTES, HELD_MAX_BYTES + 1])

@@ -401,7 +401,7 @@ async def test_an_empty_budget_gives_the_failure_to_the_client_at_once(stage: Ma
         assert now() - began < 0.1
 
 
-@pytest.mark.parametrize(("limit_s", "asked"), [(1.49, 1), (1.51, 2)])
+@pytest.mark.parametrize(("limit_s", "asked"), [(1.49, 1), (1.5, 1), (1.51, 2)])
 async def test_no_attempt_begins_after_the_deadline(stage: Make, limit_s: float, asked: int) -> None:
     """A wait beyond it is not begun, and costs no retry."""
     made = stage(failed(attempt.REFUSED, 1.5), None, replicas=1, limit_s=limit_s)
@@ -587,6 +587,15 @@ async def test_who_can_not_be_served_is_told_why(
     assert made.asked == []
     assert made.run.exchange.attempts == []
     assert made.in_flight == len(leases)
+
+
+async def test_an_idle_replica_that_does_not_speak_the_api_does_not_hide_that_the_other_is_down(
+    stage: Make,
+) -> None:
+    """Its free slots are no overload of anybody."""
+    made = stage(call=EMBEDDING, engines=(Engine.TGI, Engine.VLLM))
+    made.pool[1].health = Health(State.DOWN)
+    assert (await told(made)).kind.code == "no_replica"
 
 
 async def test_one_full_replica_among_the_dead_means_overload(stage: Make) -> None:
