@@ -5,6 +5,7 @@ Connections and pools are the real ones; only their transport is played, byte fo
 
 import asyncio
 import selectors
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -422,7 +423,7 @@ async def test_what_is_passed_on_leaves_as_it_comes() -> None:
 async def test_an_answer_that_must_be_rewritten_is_held_up_to_8_mib(why: str) -> None:
     """Whoever rewrites it needs all of it; more is nonsense."""
     engine = Engine.TGI if why == "dialect" else Engine.VLLM
-    for size, good in ((3 * HELD_MAX_BYTES, True), (8 * HELD_MAX_BYTES + 1, False)):
+    for size, good in ((8 * HELD_MAX_BYTES, True), (8 * HELD_MAX_BYTES + 1, False)):
         parts = cut(ok(large(size)), 512 * KIB)
         talk = asking(*parts, translated=why == "surface", engine=engine)
         if good:
@@ -578,11 +579,12 @@ async def test_a_stream_that_breaks_off_tells_where() -> None:
     [
         ((None,), attempt.RESET_NEW, attempt.RESET_REUSED),
         ((RESET,), attempt.RESET_NEW, attempt.RESET_REUSED),
+        ((ssl.SSLError(),), attempt.CONNECT, attempt.CONNECT),
         ((b"H", RESET), attempt.TRUNCATED, attempt.TRUNCATED),
         ((ok(WHOLE)[:-1], None), attempt.TRUNCATED, attempt.TRUNCATED),
         ((b"SSH-2.0\r\n",), attempt.JUNK, attempt.JUNK),
     ],
-    ids=["end", "reset", "in the head", "in the body", "junk"],
+    ids=["end", "reset", "TLS refused", "in the head", "in the body", "junk"],
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_broken_connection_is_told_by_how_far_it_came(
