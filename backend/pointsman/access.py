@@ -129,6 +129,12 @@ class Ruling:
     client: Client
     decision: Decision
     ops: Decision
+    admitted: bool = field(init=False, compare=False)
+    is_ops: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "admitted", self.decision.allowed)
+        object.__setattr__(self, "is_ops", self.ops.allowed)
 
 
 def parse_networks(text: str, setting_name: str) -> tuple[Network, ...]:

@@ -52,13 +52,10 @@ class Run(msgspec.Struct):
     watch: Watch
     sink: Sink
     deadline: float
+    timeouts: Timeouts
     tried: Tried = msgspec.field(default_factory=Tried)
     asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST
-
-    @property
-    def timeouts(self) -> Timeouts:
-        return self.model.config.timeouts
 
 
 async def converse(run: Run, replica: Replica, pool: Pool) -> None:

@@ -86,8 +86,7 @@ class Forwarder:
         return [
             replica
             for replica in run.model.pool
-            if replica.usable
-            and not replica.full
+            if replica.ready
             and (again or replica not in run.asked)
             and DIALECTS[replica.engine].speaks(run.call)
         ]

@@ -31,7 +31,7 @@ class Guard:
     def caller(self, peer: str | None, headers: Headers) -> Caller:
         """Who calls, whether or not they are let in."""
         ruling = self._rules.decide(peer, headers)
-        return self._caller(ruling.client.text, ruling.ops.allowed)
+        return self._caller(ruling.client.text, ruling.is_ops)
 
     def admit(self, peer: str | None, headers: Headers) -> Caller:
         """Check the address.
@@ -40,9 +40,9 @@ class Guard:
             RouterError: ADDRESS_FORBIDDEN; the log says which address and why.
         """
         ruling = self._rules.decide(peer, headers)
-        if not ruling.decision.allowed:
+        if not ruling.admitted:
             self._refuse(ruling.client.text, ruling.decision, ruling.client.reason.value)
-        return self._caller(ruling.client.text, ruling.ops.allowed)
+        return self._caller(ruling.client.text, ruling.is_ops)
 
     def admit_ops(self, peer: str | None, headers: Headers) -> Caller:
         """Check the address against OPS_NETWORKS.
@@ -51,7 +51,7 @@ class Guard:
             RouterError: ADDRESS_FORBIDDEN.
         """
         ruling = self._rules.decide(peer, headers)
-        if not ruling.ops.allowed:
+        if not ruling.is_ops:
             self._refuse(ruling.client.text, ruling.ops, ruling.client.reason.value)
         return self._caller(ruling.client.text, is_ops=True)
 

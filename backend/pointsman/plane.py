@@ -148,12 +148,13 @@ class Plane:
         answer.shape = surface
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
         model, call = self._model(match, call)
-        exchange.model_id, exchange.stream = model.id, call.stream
-        _check_size(model, len(content), self._config.max_body_bytes)
-        answer.expect(surface, call, model.config.timeouts.open_after_s)
+        exchange.model_id, exchange.stream = model.config.id, call.stream
+        if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
+            _check_size(model, len(content), self._config.max_body_bytes)
         timeouts = model.config.timeouts
+        answer.expect(surface, call, timeouts.open_after_s)
         limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
-        run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s)
+        run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s, timeouts)
         watcher = _listen(wire, body, watch, answer)
         try:
             await self._forwarder.serve(run)
@@ -222,8 +223,6 @@ def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Ta
 
 
 def _check_size(model: Model, size: int, most: int) -> None:
-    if size < _SMALL_BODY_BYTES and model.config.max_body_bytes is None:
-        return
     limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
     limit = min(max(limits, default=most), model.config.max_body_bytes or most)
     if size > limit:

@@ -21,6 +21,9 @@ class State(StrEnum):
     MISCONFIGURED = "misconfigured"  # alive, but refuses our key, route or protocol
 
 
+_USABLE = (State.UP, State.UNKNOWN)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a replica listens. `base_path` is empty or begins with `/` and does not end with it."""
@@ -115,7 +118,14 @@ class Replica:
     @property
     def usable(self) -> bool:
         """May be sent work: its checks say up, or it was not checked yet."""
-        return self.health.state in (State.UP, State.UNKNOWN)
+        return self.health.state in _USABLE
+
+    @property
+    def ready(self) -> bool:
+        """May be sent work now."""
+        return self.health.state in _USABLE and (
+            self.max_in_flight is None or self.in_flight < self.max_in_flight
+        )
 
     @property
     def full(self) -> bool:

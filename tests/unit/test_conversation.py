@@ -236,7 +236,15 @@ def asking(
     assert task is not None
     watch = Watch(Clock(asyncio.get_running_loop()), task)
     client = Client()
-    run = Run(call, model, Exchange("id-1", "/v1", "POST", now()), watch, client, now() + limit_s)
+    run = Run(
+        call,
+        model,
+        Exchange("id-1", "/v1", "POST", now()),
+        watch,
+        client,
+        now() + limit_s,
+        model.config.timeouts,
+    )
     run.tried.attempts = 1
     (replica,) = model.pool
     return Talk(run, Engines(replica, deeds), client, replica)

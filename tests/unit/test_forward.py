@@ -205,7 +205,15 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
         task = asyncio.current_task()
         assert task is not None
         client, watch = Client(), Watch(Clock(asyncio.get_running_loop()), task)
-        run = Run(call, model, Exchange("id", "/v1", "POST", now()), watch, client, now() + limit_s)
+        run = Run(
+            call,
+            model,
+            Exchange("id", "/v1", "POST", now()),
+            watch,
+            client,
+            now() + limit_s,
+            model.config.timeouts,
+        )
         made = Stage(run, registry, purse, policy, client, list(acts), retry, closed=closed)
         monkeypatch.setattr(forward, "converse", made.converse)
         return made

@@ -139,15 +139,16 @@ class OpenAIReader:
             answer = _wholes.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise AttemptFailed(attempt.JUNK, "answer is no such JSON") from None
-        if given(answer.error) or answer.object == "error":
+        if (answer.error is not ABSENT and given(answer.error)) or answer.object == "error":
             raise judge_error(decode_object(body), self._operation)
         if self._operation is Operation.EMBEDDING:
             if not given(answer.data):
                 raise AttemptFailed(attempt.JUNK, "no data")
         elif not answer.choices:
             raise AttemptFailed(attempt.JUNK, "no choices")
-        elif any(choice.finish_reason == "abort" for choice in answer.choices):
-            raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
+        for choice in answer.choices or ():
+            if choice.finish_reason == "abort":
+                raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
         if answer.usage is not None:
             self._count(answer.usage)
         return body

@@ -144,8 +144,7 @@ def number(
 
 def check_count(fields: Fields, name: str, highest: int) -> None:
     """Refuse a count that is not a whole number from 1 to `highest`; 0 and null are the engine's to judge."""
-    if name in fields:
-        number(fields, name, 0, highest, 1, whole=True)
+    number(fields, name, 0, highest, 1, whole=True)
 
 
 def check_numbers(fields: Fields) -> None:

@@ -27,8 +27,9 @@ class OpenAI:
         required = _REQUIRED[operation]
         if required not in fields:
             raise invalid(required, "be given")
-        check_count(fields, "n", CHOICES_MAX)
-        check_count(fields, "best_of", CHOICES_MAX)
+        for name in ("n", "best_of"):
+            if name in fields:
+                check_count(fields, name, CHOICES_MAX)
         check_numbers(fields)
         if "messages" in fields:  # engines read them on any of these routes
             refuse_remote(fields["messages"], body, self._media_hosts)
