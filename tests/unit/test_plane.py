@@ -20,7 +20,7 @@ from pointsman.access import AccessConfig
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Timeouts
 from pointsman.conversation import Run
-from pointsman.errors import INVALID_PARAMETER, NO_REPLICA, TOTAL_TIMEOUT, ClientGone, RouterError
+from pointsman.errors import INTERNAL, INVALID_PARAMETER, NO_REPLICA, TOTAL_TIMEOUT, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.guard import Guard
@@ -303,6 +303,13 @@ async def test_every_end_is_answered_and_observed_once(
     assert all("mine" in record.getMessage() for record in bugs)
 
 
+async def test_an_error_that_calls_itself_a_bug_is_one() -> None:
+    """500 is never the client's doing."""
+    stage = Stage(RouterError(INTERNAL))
+    await stage.request()
+    assert (stage.exchange.status, stage.exchange.end) == (500, attempt.BUG)
+
+
 async def test_a_client_that_left_is_told_nothing() -> None:
     """Its connection is cut, and the record says 499, whatever had been sent."""
     stage = Stage(leave)
@@ -564,6 +571,8 @@ async def test_until_the_body_is_read_an_error_of_generate_speaks_to_all() -> No
         (b"{}", {"error", "detail"}),
         (b'{"inputs":"a"}', {"error"}),
         (b'{"prompt":"a"}', {"detail"}),
+        (b'{"prompt":1}', {"detail"}),
+        (b'{"prompt":"a","model_id":"x"}', {"detail"}),
     ):
         stage = Stage(RouterError(NO_REPLICA))
         wire = await stage.request("/generate", body)
@@ -756,6 +765,21 @@ async def test_exchanges_of_a_loop_share_a_clock() -> None:
     first, second = stage.runs
     assert first.watch._clock is second.watch._clock
     assert first.watch is not second.watch
+
+
+def test_a_plane_may_serve_one_loop_after_the_other() -> None:
+    """As test clients do: deadlines ring on the loop of their request."""
+
+    async def act(run: Run) -> None:
+        with run.watch:
+            run.watch.set(now() + 1.0, ClientGone)
+            await asyncio.sleep(FOREVER_S)
+
+    stage = Stage(act)
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=Clockwork) as runner:
+            runner.run(stage.request())
+    assert [exchange.end for exchange in stage.seen] == [attempt.CLIENT_ABORT] * 2
 
 
 async def test_a_forbidden_address_is_refused_whoever_forwards_it() -> None:
