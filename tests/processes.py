@@ -25,7 +25,7 @@ _STOP_S = 10.0
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
-def wait_for(holds: Callable[[], bool], what: str, within_s: float = 5.0) -> float:
+def wait_for(holds: Callable[[], bool], what: str, within_s: float = 30.0) -> float:
     """Wait until a condition holds; return the seconds it took.
 
     Raises:
@@ -81,7 +81,7 @@ class Process:
         """All the process printed so far."""
         return b"".join(self._output).decode("utf-8", "replace")
 
-    def read_until(self, pattern: str, within_s: float = 10.0) -> str:
+    def read_until(self, pattern: str, within_s: float = 30.0) -> str:
         """Wait for a pattern in the output; return what it matched.
 
         Raises:
@@ -172,7 +172,7 @@ class Router(Process):
         env = {"HOST": "127.0.0.1", "PORT": "0", **settings}
         super().__init__("-m", "pointsman", "serve", env=env)
 
-    def wait_until_up(self, *models: str, within_s: float = 10.0) -> None:
+    def wait_until_up(self, *models: str, within_s: float = 30.0) -> None:
         """Wait until the health checks found these models available."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
@@ -192,7 +192,7 @@ class Router(Process):
         """Wait until no request is with an engine."""
         wait_for(lambda: self.metric("pointsman_in_flight") == 0, "nothing in flight")
 
-    def access_line(self, request_id: str, within_s: float = 3.0) -> dict[str, Any]:
+    def access_line(self, request_id: str, within_s: float = 30.0) -> dict[str, Any]:
         """The access log's line of one exchange."""
         found = self.read_until(rf'\{{[^\n]*"request_id":"{request_id}"[^\n]*\}}\n', within_s)
         line: dict[str, Any] = json.loads(found)

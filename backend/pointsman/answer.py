@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pointsman import sse
 from pointsman.attempt import SLOW_CLIENT, AttemptFailed
 from pointsman.call import Call
-from pointsman.errors import RouterError
+from pointsman.errors import ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import client_error
 from pointsman.surfaces.base import ErrorShape, Surface
@@ -70,9 +70,12 @@ class AsgiWire:
 
     async def put(self, block: bytes, *, last: bool) -> None:
         start, self._start = self._start, None
-        if start is not None:
-            await self._send(start)
-        await self._send({"type": "http.response.body", "body": block, "more_body": not last})
+        try:
+            if start is not None:
+                await self._send(start)
+            await self._send({"type": "http.response.body", "body": block, "more_body": not last})
+        except OSError:  # by which ASGI 2.4 says that the client has left
+            raise ClientGone from None
 
     def abort(self) -> None:
         """There is no way to."""

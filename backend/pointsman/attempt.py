@@ -42,6 +42,7 @@ _BEFORE, _AFTER = Verdict.FAULT_BEFORE_SENDING, Verdict.FAULT_AFTER_SENDING
 
 OK = End("ok", Verdict.SUCCESS, Retry.NEVER, errors.INTERNAL)
 CLIENT_ABORT = End("client_abort", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
+CANCELLED = End("cancelled", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)  # from outside: a shutdown
 SLOW_CLIENT = End("slow_client", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
 CONNECT = End("connect", _BEFORE, Retry.OTHER, errors.ENGINE_UNREACHABLE)
 RESET_REUSED = End("reset_reused", Verdict.CANCELLED, Retry.FRESH, errors.ENGINE_CUT)

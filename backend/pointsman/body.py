@@ -45,15 +45,15 @@ class Body:
                 raise too_large(most)
             return taken
         message = await self._next()
-        if self.whole:
+        if self.whole and len(message) <= most:
             return bytes(message)
         parts, size = [message], len(message)
-        while not self.whole:
+        while size <= most and not self.whole:
             message = await self._next()
             parts.append(message)
             size += len(message)
-            if size > most:
-                raise too_large(most)
+        if size > most:
+            raise too_large(most)
         return b"".join(parts)
 
     async def drain(self) -> bool:

@@ -156,6 +156,7 @@ async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, 
             raise AttemptFailed(attempt.JUNK, "answer larger than 8 MiB")
     if run.sink.committed:
         run.exchange.answer_bytes = size
+        run.watch.set(monotonic() + timeouts.send_s, attempt.client_too_slow)
         await run.sink.write(b"", last=True)
     return b"".join(parts)
 

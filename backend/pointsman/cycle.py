@@ -92,6 +92,8 @@ class Cycle(RequestResponseCycle):
             lower = name.lower()
             if lower == b"content-length":
                 length = int(value)
+            elif lower == b"transfer-encoding":
+                continue  # we say ourselves how the body is framed
             elif lower == b"connection" and value.lower() == b"close":
                 close = True
             else:

@@ -115,6 +115,8 @@ class Forwarder:
         Raises:
             AttemptFailed: it failed and nothing was committed.
         """
+        if monotonic() >= run.deadline:
+            raise AttemptFailed(attempt.TOTAL, "no time left")  # nothing is asked that nobody waits for
         replica = self._choose(run)
         run.asked.add(replica)
         run.tried.attempts += 1
@@ -127,6 +129,9 @@ class Forwarder:
             end = attempt.OK
         except ClientGone:
             end = attempt.CLIENT_ABORT
+            raise
+        except asyncio.CancelledError:
+            end = attempt.CANCELLED
             raise
         except RouterError:
             end = attempt.REJECTED

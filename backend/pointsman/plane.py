@@ -103,6 +103,9 @@ class Plane:
         except ClientGone:
             exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
             answer.drop()
+        except asyncio.CancelledError:
+            exchange.end = attempt.CANCELLED
+            raise
         except RouterError as error:
             await self._refuse(answer, error, body, watch)
         except Exception:  # noqa: BLE001 - the one broad except: whatever is wrong with us, the client hears

@@ -37,7 +37,7 @@ def load(client: httpx.Client) -> tuple[float, float]:
     return running, waiting
 
 
-def wait_for(client: httpx.Client, running: int, waiting: int, within_s: float = 10) -> None:
+def wait_for(client: httpx.Client, running: int, waiting: int, within_s: float = 30) -> None:
     """Poll the gauges until they read so."""
     until = time.monotonic() + within_s
     while (now := load(client)) != (running, waiting):

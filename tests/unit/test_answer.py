@@ -19,6 +19,7 @@ from pointsman.errors import (
     ENGINE_OVERLOADED,
     INVALID_PARAMETER,
     NO_REPLICA,
+    ClientGone,
     RouterError,
 )
 from pointsman.exchange import AttemptRecord, Exchange
@@ -496,3 +497,15 @@ async def test_another_server_tells_nothing_of_itself() -> None:
     wire.begin(200, b"a: b\r\n", None)
     wire.abort()
     assert server.messages == []
+
+
+async def test_a_server_that_cannot_send_says_that_the_client_left() -> None:
+    """By an OSError, as ASGI 2.4 has it."""
+
+    async def broken(message: dict[str, object]) -> None:
+        raise OSError("gone")
+
+    wire = AsgiWire(broken)
+    wire.begin(200, b"", 0)
+    with pytest.raises(ClientGone):
+        await wire.put(b"", last=True)

@@ -236,3 +236,10 @@ def test_only_plain_json_is_taken(sent: bytes | None, coding: bytes | None, *, g
 def test_the_limit_is_told_readably() -> None:
     """In bytes, thousands apart."""
     assert "2,000,000 bytes" in too_large(2_000_000).message
+
+
+async def test_one_message_has_the_same_limit() -> None:
+    """A body that comes whole in one message, its length untold, is measured too."""
+    with pytest.raises(RouterError):
+        await Body(Client(b"x" * 11), {}).read(10)
+    assert await Body(Client(b"x" * 10), {}).read(10) == b"x" * 10

@@ -696,3 +696,21 @@ async def test_the_public_name_is_the_one_that_was_asked_for() -> None:
         await talk.go()
         sent = msgspec.json.decode(talk.client.sent)
         assert (sent["model"], sent["id"]) == (named, "chatcmpl-id-1")
+
+
+async def test_the_end_of_a_large_answer_waits_for_the_client_not_for_the_engine() -> None:
+    """A client that stops reading there is slow; its engine was not."""
+
+    class Stuck(Client):
+        async def write(self, block: bytes, *, last: bool = False) -> None:
+            if last:
+                await asyncio.sleep(1e6)
+            await super().write(block, last=last)
+
+    talk = asking(
+        *cut(ok(large(2 * HELD_MAX_BYTES)), 512 * KIB), timeouts=Timeouts(send_s=3.0, byte_idle_s=5.0)
+    )
+    talk.run.sink = talk.client = Stuck()
+    failure = await talk.fails()
+    assert failure.end is attempt.SLOW_CLIENT
+    assert talk.took_s == pytest.approx(3.0, abs=0.1)

@@ -265,7 +265,7 @@ async def test_a_good_answer_takes_one_attempt(stage: Make) -> None:
         (ClientGone(), attempt.CLIENT_ABORT),
         (RouterError(INVALID_PARAMETER), attempt.REJECTED),
         (ValueError("ours"), attempt.BUG),
-        (asyncio.CancelledError(), attempt.BUG),
+        (asyncio.CancelledError(), attempt.CANCELLED),
     ],
     ids=["client left", "dialect refused", "bug", "cancelled"],
 )
@@ -298,6 +298,16 @@ async def test_a_cancelled_attempt_leaves_no_lease(stage: Make, attempts_before:
     task.uncancel()
     assert made.in_flight == 0
     assert len(made.closed) == attempts_before + 1
+    assert made.closed[-1][1] is attempt.CANCELLED  # which nobody is blamed for
+
+
+@pytest.mark.parametrize("limit_s", [0.0, -1.0])
+async def test_nothing_is_asked_once_the_time_is_up(stage: Make, limit_s: float) -> None:
+    """A request whose deadline passed while its body came reaches no engine: nobody waits for the answer."""
+    made = stage(None, limit_s=limit_s)
+    error = await told(made)
+    assert error.status == 504
+    assert (made.asked, made.closed) == ([], [])
 
 
 # --- further attempts

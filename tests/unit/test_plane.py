@@ -403,6 +403,7 @@ async def test_a_cancelled_request_ends_cancelled_and_observed() -> None:
     await asyncio.sleep(100.0)
     assert wire.did == ["take"]
     assert stage.exchange.ended_at == pytest.approx(1001.0)
+    assert stage.exchange.end is attempt.CANCELLED
 
 
 # --- the client leaves

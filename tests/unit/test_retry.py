@@ -35,6 +35,7 @@ TABLE = [
     (attempt.NO_ENDPOINT, STOP, STOP, STOP),
     (attempt.BUG, STOP, STOP, STOP),
     (attempt.OK, STOP, STOP, STOP),
+    (attempt.CANCELLED, STOP, STOP, STOP),
 ]
 
 

@@ -18,14 +18,14 @@ def _spawn(arguments: tuple[str, ...]) -> tuple[subprocess.Popen[str], str]:
     line = process.stdout.readline()
     if " on http" not in line:
         process.kill()
-        process.wait(5)
+        process.wait(30)
         raise AssertionError(f"no start: {line!r}")
     return process, line.split(" on ")[1].split(" ")[0]
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.wait(5)
+    process.wait(30)
     if process.stdout is not None:
         process.stdout.close()
 
