@@ -33,7 +33,7 @@ class Wire(Protocol):
     on_disconnect: Callable[[], None] | None  # called when it does
 
     def take(self) -> bytes | None:
-        """The request's body, if all of it is there and was not taken; None: receive it."""
+        """The request's body, if all of it has come; None: receive it. To be asked once."""
 
     def begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
         """Take status and headers, each of them ended by CR LF; they leave with the first bytes."""

@@ -94,8 +94,6 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
     first_due = now + timeouts.first_event_s
     if run.call.stream and first_due < run.deadline:
         run.watch.set(first_due, attempt.first_event_late)
-    else:
-        run.watch.set(run.deadline, attempt.time_is_up)
     head = await connection.head()
     if head.status != 200:
         raise await _refusal(head, connection, run.call)

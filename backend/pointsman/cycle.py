@@ -106,7 +106,6 @@ class Cycle(RequestResponseCycle):
     def _write(self, body: bytes, *, last: bool) -> None:
         head, self._head = self._head, b""
         if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
             self.transport.write(head)
         elif self.chunked_encoding:
             end = b"0\r\n\r\n" if last else b""

@@ -1,13 +1,13 @@
 """The client's side of an answer: what is sent when, with which head, and how each of its ends looks."""
 
 import asyncio
-import selectors
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from clockwork import Clockwork
 from pointsman import answer as answer_module
 from pointsman import attempt
 from pointsman.answer import Answer, AsgiWire
@@ -32,28 +32,6 @@ pytestmark = pytest.mark.anyio
 CHAT = Call(Api.OPENAI, Operation.CHAT, "gemma")
 STREAM = Call(Api.OPENAI, Operation.CHAT, "gemma", stream=True)
 WORD = b'data: {"a":1}\n\n'
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 @pytest.fixture

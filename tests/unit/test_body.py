@@ -1,12 +1,12 @@
 """A request's body: how much of it is asked for, when it is too large, and what is left of it in the end."""
 
 import asyncio
-import selectors
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from clockwork import Clockwork
 from pointsman.body import Body, check_media_type, too_large
 from pointsman.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
 
@@ -14,28 +14,6 @@ pytestmark = pytest.mark.anyio
 
 KIB = 1024
 LEAVES: dict[str, Any] = {"type": "http.disconnect"}
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Connections and pools are the real ones; only their transport is played, byte fo
 """
 
 import asyncio
-import selectors
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clockwork import Clockwork
 from pointsman import attempt, conversation, relay, upstream
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Api, Call, Operation, Timeouts
@@ -39,28 +39,6 @@ DONE = b"data: [DONE]\n\n"
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
 )
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ with that; here it is whether they are asked for, and obeyed.
 """
 
 import asyncio
-import selectors
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -13,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from clockwork import Clockwork
 from pointsman import attempt, forward
 from pointsman.attempt import AttemptFailed, End, Retry
 from pointsman.call import Api, Call, Operation, Timeouts
@@ -34,28 +34,6 @@ CHAT = Call(Api.OPENAI, Operation.CHAT, "gemma")
 EMBEDDING = Call(Api.OPENAI, Operation.EMBEDDING, "gemma")
 FOREVER_S = 1e6
 FAILURES = [end for end in attempt.ALL_ENDS if end not in (attempt.OK, attempt.CLIENT_ABORT)]
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The attempt loop is played: it does what its act says. Registry, guard, routes a
 
 import asyncio
 import logging
-import selectors
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
@@ -14,6 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from clockwork import Clockwork
 from pointsman import answer as answer_module
 from pointsman import attempt, plane
 from pointsman.access import AccessConfig
@@ -48,28 +48,6 @@ BODIES = {
     "/": b'{"inputs":"a"}',
 }
 SECRET = "10.0.0.9:8000/secret"
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Rules about time run on a loop whose clock is played; all else on real sockets, 
 
 import asyncio
 import errno
-import selectors
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clockwork import Clockwork
 from pointsman import upstream
 from pointsman.connection import Broken, Connection
 from pointsman.naming import read_key
@@ -81,30 +81,6 @@ class Wire(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
-
-
-class Skipping(selectors.SelectSelector):
-    """Tells of a wait instead of waiting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.skipped_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits and no timer runs"
-        self.skipped_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class Clockwork(asyncio.SelectorEventLoop):
-    """Its clock stands still while anything runs, and jumps to the next timer when nothing does."""
-
-    def __init__(self) -> None:
-        self._skipping = Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return 1000.0 + self._skipping.skipped_s
 
 
 Fate = float | OSError | ssl.SSLError  # of a connection: made after so many seconds, or refused at once

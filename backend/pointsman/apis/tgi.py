@@ -56,8 +56,8 @@ class _Grammar(msgspec.Struct):
     value: msgspec.Raw
 
 
-def read(call: Call) -> tuple[Wish, "Form"]:
-    """What a call of `/generate` asks for, and the form its answer is to have.
+def read(call: Call) -> Wish:
+    """What a call of `/generate` asks for.
 
     Temperature 0 means the likeliest token, and a top_p of 1 means none, as clients of others say it.
 
@@ -67,16 +67,14 @@ def read(call: Call) -> tuple[Wish, "Form"]:
     prompt = _decode(call.fields, "inputs", str)
     if not prompt:
         raise _invalid("inputs", "cannot be empty")
-    asked = _Parameters(do_sample=True)  # without any parameters TGI samples
-    if bytes(call.fields.get("parameters", b"null")) != b"null":
-        asked = _decode(call.fields, "parameters", _Parameters)
+    asked = _parameters(call)
     for name, (least, exclusive, most, sentence) in _BOUNDS.items():
         value = getattr(asked, name)
         if value is not None and not (least < value <= most or (value == least and not exclusive)):
             raise _invalid(name, f"{sentence}. Given: {value:g}")
     _refuse_what_cannot_be(asked, streams=call.stream)
     grammar, is_regex = _grammar(asked)
-    wish = Wish(
+    return Wish(
         prompt,
         max_new=asked.max_new_tokens,
         sampling=asked.temperature != 0
@@ -94,14 +92,25 @@ def read(call: Call) -> tuple[Wish, "Form"]:
         grammar_is_regex=is_regex,
         ignored=tuple(_ignored(asked)),
     )
+
+
+def form(call: Call) -> "Form":
+    """The form in which a call that `read` found good is to be answered."""
+    asked = _parameters(call)
     full = asked.return_full_text
-    form = Form(
-        prefix=prompt if (call.operation is Operation.COMPAT if full is None else full) else "",
+    wraps = call.operation is Operation.COMPAT
+    return Form(
+        prefix=_decode(call.fields, "inputs", str) if (wraps if full is None else full) else "",
         details=asked.details or asked.decoder_input_details,
-        listed=call.operation is Operation.COMPAT,
+        listed=wraps,
         seed=asked.seed,
     )
-    return wish, form
+
+
+def _parameters(call: Call) -> _Parameters:
+    if bytes(call.fields.get("parameters", b"null")) == b"null":
+        return _Parameters(do_sample=True)  # without any parameters TGI samples
+    return _decode(call.fields, "parameters", _Parameters)
 
 
 def _refuse_what_cannot_be(asked: _Parameters, *, streams: bool) -> None:

@@ -72,7 +72,7 @@ class Vllm:
             RouterError: INVALID_PARAMETER, where a call in TGI's words asks for what cannot be.
         """
         if call.api is Api.TGI:
-            wish, _ = tgi.read(call)
+            wish = tgi.read(call)
             body = vllm_text.encode(wish, replica, stream=call.stream)
             return Outgoing("POST", vllm_text.PATH, body, wish.ignored)
         path = ROUTES[call.operation]
@@ -94,8 +94,7 @@ class Vllm:
 
     def reader(self, call: Call, request_id: str, public_name: str) -> Reader:
         if call.api is Api.TGI:
-            _, form = tgi.read(call)
-            return vllm_text.TextReader(call, tgi.Writer(form))
+            return vllm_text.TextReader(call, tgi.Writer(tgi.form(call)))
         return OpenAIReader(call)
 
 

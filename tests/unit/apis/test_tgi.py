@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman.apis.tgi import Form, Writer, read
+from pointsman.apis.tgi import Form, Writer, form, read
 from pointsman.call import Api, Call, Operation
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.generation import Delta, Finish, Token, Tokens, Wish
@@ -27,7 +27,7 @@ def call(
 
 
 def wish(parameters: object = ..., **more: Any) -> Wish:
-    return read(call(parameters, **more))[0]
+    return read(call(parameters, **more))
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_prompts_and_streams_have_their_limits() -> None:
 )
 def test_the_prompt_may_come_first(operation: Operation, full: bool | None, prefix: str) -> None:
     """`POST /` gives the full text unless told otherwise, `/generate` the other way round."""
-    _, form = read(call({"return_full_text": full}, operation))
-    assert (form.prefix, form.listed) == (prefix, operation is Operation.COMPAT)
+    found = form(call({"return_full_text": full}, operation))
+    assert (found.prefix, found.listed) == (prefix, operation is Operation.COMPAT)
 
 
 def frames(data: bytes) -> list[dict[str, Any]]:
