@@ -22,6 +22,7 @@ class BackendApi:
     """Its schema and bounds, said in TGI's words."""
 
     name = "backend_api"
+    prefers_chat = False
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         prompt = text(fields, "prompt")

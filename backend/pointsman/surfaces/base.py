@@ -38,9 +38,13 @@ class ErrorShape(Protocol):
 
 
 class Surface(ErrorShape, Protocol):
-    """One file per API."""
+    """One file per API.
+
+    `prefers_chat`: each call of it that names no model is better off with one that is made for chat.
+    """
 
     name: str
+    prefers_chat: bool
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         """Read a request.

@@ -18,6 +18,7 @@ class OpenAI:
     """Bodies pass through; only what is routed on, or could steer the engine, is read."""
 
     name = "openai"
+    prefers_chat = False
 
     def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
         self._media_hosts = media_hosts

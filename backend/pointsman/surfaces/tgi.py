@@ -18,6 +18,7 @@ class Tgi:
     """Bodies pass through; the model comes from the route."""
 
     name = "tgi"
+    prefers_chat = False
 
     def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
         self._media_hosts = media_hosts
