@@ -45,7 +45,9 @@ class Router(FastAPI):
         )
         self.settings = settings
         self.addresses: list[str] = []  # set by our server; others lack what the data plane is best with
-        self.registry = Registry(settings.models, settings.retry, settings.default_model)
+        self.registry = Registry(
+            settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
+        )
         self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.routes_table = Routes(settings.media_hosts)
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])

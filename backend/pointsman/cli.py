@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from pointsman import __version__
 from pointsman.model import ModelConfig
+from pointsman.model_list import named
 from pointsman.settings import Settings, SettingsError, discover, load
 from pointsman.values import FILE
 
@@ -93,16 +94,19 @@ def report(settings: Settings) -> list[str]:
         "Models:" if settings.models else "Models: none; set TGI_<NAME>_ENDPOINT or VLLM_<NAME>_ENDPOINT"
     ]
     for model in settings.models:
-        lines += _model_lines(model)
+        lines += _model_lines(model, settings)
     lines.append("Settings:")
     lines += [f"  {origin.name}={origin.text}  ({origin.where})" for origin in settings.origins]
     return lines + [f"Note: {notice}" for notice in settings.notices]
 
 
-def _model_lines(model: ModelConfig) -> list[str]:
+def _model_lines(model: ModelConfig, settings: Settings) -> list[str]:
+    wishes = {surface: config.model for surface, config in settings.surfaces.items() if config.model}
+    surfaces = [surface for surface, name in wishes.items() if named(settings.models, name) is model]
     facts = [
         model.policy,
         *(["default"] if model.default else []),
+        *([f"default of {', '.join(surfaces)}"] if surfaces else []),
         *([model.hf_name] if model.hf_name else []),
     ]
     facts += [f"also {', '.join(model.aliases)}"] if model.aliases else []

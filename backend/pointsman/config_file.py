@@ -144,6 +144,13 @@ class Section:
             )
         return Section(tree, self.file, place)
 
+    def below(self, path: str) -> "Section":
+        """The section at a path of keys with `__` between, in any case; this one for an empty path."""
+        found = self
+        for key in path.lower().split("__") if path else ():
+            found = found.section(key, f"{key} of {found.place}" if found.place else key)
+        return found
+
     def items_of(self, key: str) -> list[Tree]:
         """The list under a key; an empty one where there is none."""
         tree = self.entries.get(key, "")

@@ -1,7 +1,8 @@
 """All settings that are not models, in one table: the loader, `.env.example` and the README walk it.
 
 A name with `__` is a section and a key: TIMEOUT__CONNECT_S is `connect_s` under `timeout` in `config.yml`,
-and the field of that name in the section's config object. Defaults are those objects' own.
+and the field of that name in the section's config object. Defaults are those objects' own. A section may
+stand in another: SURFACES__TGI__MODEL is `model` under `tgi` under `surfaces`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
 from pointsman.origin import CorsConfig
+from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
+from pointsman.surfaces import NAMES
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import (
     FILE,
@@ -57,7 +60,7 @@ class Knob:
 
     @property
     def section(self) -> str:
-        """The part before `__`; empty for a plain name."""
+        """The part before the last `__`; empty for a plain name."""
         return self.name.rpartition("__")[0]
 
     @property
@@ -78,6 +81,7 @@ def _section(name: str, defaults: object, rows: dict[str, tuple[Kind, str]]) -> 
     )
 
 
+SURFACES = "SURFACES"  # holds a section for each surface
 _access, _cors, _front = AccessConfig(), CorsConfig(), FrontConfig()
 _wait = number(0.05, 3600)
 _total = number(0.1, 86400)
@@ -127,6 +131,16 @@ _ACCESS = (
 _MODELS = (
     Knob("DEFAULT_MODEL", NAME, None, "Serves requests that name no model; unset: the first that suits."),
 )
+_SURFACES = tuple(
+    knob
+    for name in NAMES
+    for knob in _section(
+        f"{SURFACES}__{name.upper()}",
+        SurfaceConfig(),
+        {"model": (NAME, f"Serves requests to the surface {name} that name no model; unset: DEFAULT_MODEL.")},
+    )
+)
+DEFAULT_MODELS = ("DEFAULT_MODEL", *(knob.name for knob in _SURFACES))  # each names a model
 _TIMEOUT = _section(
     "TIMEOUT",
     Timeouts(),
@@ -197,6 +211,7 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "HTTP front": _FRONT,
     "Who may come in": _ACCESS,
     "Models": _MODELS,
+    "Models by surface; the README tells which routes are whose": _SURFACES,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,
     "Retries; the budget is per model and worker process": _RETRY,
     "Health checks": _HEALTH,
@@ -209,3 +224,11 @@ SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(knob.section for knob in KNOBS.v
 def section_knobs(section: str) -> dict[str, Knob]:
     """The knobs of a section by key; of the plain names for the empty section."""
     return {knob.key: knob for knob in KNOBS.values() if knob.section == section}
+
+
+def keys_in(section: str) -> tuple[str, ...]:
+    """What a section of `config.yml` may hold, the whole file for the empty one: knobs, then sections."""
+    begin = f"{section}__" if section else ""
+    plain = [key for key, knob in section_knobs(section).items() if knob.in_file]
+    inner = [name.removeprefix(begin).partition("__")[0] for name in SECTIONS if name.startswith(begin)]
+    return tuple(dict.fromkeys([*plain, *(name.lower() for name in inner)]))

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pointsman.call import Timeouts
 from pointsman.replica import Endpoint, Engine
 
+# Last parts of the hub names of models that only continue text; by their cards they know no turns of a chat.
+_BASE_MODELS = frozenset(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt-2", "distilgpt2", "phi-2"))
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
@@ -32,3 +35,8 @@ class ModelConfig:
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
     origin: str = ""  # where it is configured, for people
+
+    @property
+    def base(self) -> bool:
+        """Whether it has the name of a well-known model that is not made for chat."""
+        return (self.hf_name or self.id).rpartition("/")[2].lower() in _BASE_MODELS

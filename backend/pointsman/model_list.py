@@ -1,6 +1,6 @@
 """The models: `models:` of `config.yml` joined with those the environment names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,21 +75,38 @@ def read_models(
     return found, notices
 
 
-def mark_default(models: Sequence[ModelConfig], wanted: str | None, called: str) -> tuple[ModelConfig, ...]:
-    """Give the mark to the model that DEFAULT_MODEL names by id, alias or hub name, if it is set.
+def named(models: Sequence[ModelConfig], name: str) -> ModelConfig | None:
+    """The model that is configured under a name: id, before alias, hub name and served name."""
+    ranks: tuple[Callable[[ModelConfig], bool], ...] = (
+        lambda model: model.id == name,
+        lambda model: name in model.aliases,
+        lambda model: model.hf_name == name,
+        lambda model: any(replica.served_name == name for replica in model.replicas),
+    )
+    return next((model for fits in ranks for model in models if fits(model)), None)
 
-    Raises:
-        SettingsError: there are models, but none of that name.
-    """
-    if wanted is None or not models:
+
+def mark_default(models: Sequence[ModelConfig], wanted: str | None) -> tuple[ModelConfig, ...]:
+    """Move the mark to the model that DEFAULT_MODEL names; to none where it is a name that we do not know."""
+    if wanted is None:
         return tuple(models)
-    ranks = (lambda m: m.id == wanted, lambda m: wanted in m.aliases, lambda m: m.hf_name == wanted)
-    chosen = next((model for fits in ranks for model in models if fits(model)), None)
-    if chosen is None:
-        ids = [model.id for model in models]
-        hint = suggestion(wanted, ids).rstrip("?")
-        raise SettingsError(f"{called}: there is no model {shown(wanted)}{hint}; known are {', '.join(ids)}")
+    chosen = named(models, wanted)
     return tuple(replace(model, default=model is chosen) for model in models)
+
+
+def unknown_model(models: Sequence[ModelConfig], wanted: str | None, called: str) -> str | None:
+    """A notice for a setting whose model has no such name in the configuration: a slip, or an engine's name.
+
+    Without any model there is nothing to compare with, and another notice.
+    """
+    if wanted is None or not models or named(models, wanted) is not None:
+        return None
+    ids = [model.id for model in models]
+    hint = suggestion(wanted, ids).rstrip("?")
+    return (
+        f"{called}: no model is configured as {shown(wanted)}{hint}; known are {', '.join(ids)}; "
+        f"requests that this setting is for get 503 until an engine tells that it serves that name"
+    )
 
 
 def _entry(tree: Tree, place: str, file: str) -> Section:

@@ -19,12 +19,13 @@ from pointsman import attempt
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
 from pointsman.body import Body, Receive, check_media_type, too_large
-from pointsman.call import Call, Fields
+from pointsman.call import Call, Fields, Operation
 from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
 from pointsman.errors import (
     INTERNAL,
     MODEL_NOT_FOUND,
+    NO_REPLICA,
     ClientGone,
     RouterError,
 )
@@ -33,7 +34,7 @@ from pointsman.forward import Forwarder
 from pointsman.guard import Guard
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
-from pointsman.surfaces.base import read_fields
+from pointsman.surfaces.base import Surface, read_fields
 from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
@@ -46,6 +47,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
 _TELL_S = 30.0  # for the client to take an error
 _SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
+_PROBE_INTERVAL_S = 5  # after it the engines may have told more names
+_CHATS = (Operation.CHAT, Operation.CHAT_TOKENIZE)
 _log = logging.getLogger("pointsman.plane")
 
 
@@ -150,7 +153,7 @@ class Plane:
         surface = match.route.surface_of(fields)
         answer.shape = surface
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
-        model, call = self._model(match, call)
+        model, call = self._model(match, surface, call)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)
@@ -166,7 +169,7 @@ class Plane:
             if watcher is not None:
                 watcher.cancel()
 
-    def _model(self, match: Match, call: Call) -> tuple[Model, Call]:
+    def _model(self, match: Match, surface: Surface, call: Call) -> tuple[Model, Call]:
         """The model of a call: the path decides, then the body, then the default."""
         if match.model_id is not None:
             model = self._registry.find(match.model_id)
@@ -174,12 +177,7 @@ class Plane:
         elif call.model is not None:
             model, name = self._registry.find(call.model), call.model
         else:
-            model = self._registry.default(
-                lambda found: any(DIALECTS[engine].speaks(call) for engine in found.engines)
-            )
-            if model is None:
-                raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
-            return model, call
+            return self._default(surface, call), call
         if model is None:
             known = ", ".join(self._registry.models) or "none"
             shown = name if name.isprintable() else "(unprintable)"
@@ -187,6 +185,24 @@ class Plane:
                 MODEL_NOT_FOUND, f"Model {shown!r} is not known; known models: {known}.", param="model"
             )
         return model, call
+
+    def _default(self, surface: Surface, call: Call) -> Model:
+        """The model of a call that names none."""
+        model = self._registry.default(
+            lambda found: any(DIALECTS[engine].speaks(call) for engine in found.engines),
+            surface.name,
+            chat=surface.prefers_chat or call.operation in _CHATS,
+        )
+        if model is not None:
+            return model
+        name = self._registry.wanted(surface.name)
+        if name is None:
+            raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
+        raise RouterError(
+            NO_REPLICA,
+            f"The router's default model {name!r} is not configured, and no engine that is known serves it.",
+            retry_after_s=_PROBE_INTERVAL_S,
+        )
 
     async def _refuse(self, answer: Answer, error: RouterError, body: Body, watch: Watch) -> None:
         """Tell the client; a body that nobody read is drained a little, or the connection ends."""

@@ -1,8 +1,9 @@
 """What the router serves: models, their replicas, and the leases on them. Per worker process."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from types import MappingProxyType
 
 from pointsman.attempt import End
 from pointsman.model import ModelConfig
@@ -33,6 +34,22 @@ class Model:
     def engines(self) -> set[Engine]:
         return {replica.engine for replica in self.pool}
 
+    @property
+    def chats(self) -> bool:
+        """False only where its name, or else an engine of it, tells that it is not made for chat.
+
+        What is not known yet counts for the model: it is not to lose its calls while its engines are down.
+        """
+        told = {replica.facts.chat_template for replica in self.pool}
+        return not self.config.base and (False not in told or True in told)
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceConfig:
+    """What the operator wants of one surface."""
+
+    model: str | None = None  # any name of the model for requests that name none
+
 
 class Lease:
     """One request's hold on a replica. Closing it a second time does nothing."""
@@ -56,7 +73,10 @@ class Lease:
 class Registry:
     """Models by id, in the order of the configuration.
 
-    `on_attempt` is told of each finished attempt: the replica and how it ended.
+    Args:
+        default_model: a name of the model for requests that name none.
+        on_attempt: told of each finished attempt: the replica and how it ended.
+        surfaces: what differs for some surfaces, by their names.
     """
 
     def __init__(
@@ -65,9 +85,11 @@ class Registry:
         retry: RetryConfig,
         default_model: str | None = None,
         on_attempt: Callable[[Replica, End], None] = lambda replica, end: None,
+        surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
     ) -> None:
         self.models = {config.id: _model(config, retry) for config in models}
         self._default = default_model
+        self._surfaces = surfaces
         self._on_attempt = on_attempt
         self._named = _by_name(list(self.models.values()))
         # Names that engines serve, each with one that does; an entry is checked before it is believed.
@@ -96,16 +118,36 @@ class Registry:
         self._known.pop(name, None)
         return None
 
-    def default(self, suits: Callable[[Model], bool]) -> Model | None:
-        """The model for a request that names none.
+    def wanted(self, surface: str = "") -> str | None:
+        """The name that the settings give for requests to a surface that name no model; None: no name."""
+        own = self._surfaces.get(surface, SurfaceConfig()).model
+        return self._default if own is None else own
 
-        The configured default counts even where it does not suit, so that the answer says why.
+    def default(
+        self, suits: Callable[[Model], bool], surface: str = "", *, chat: bool = False
+    ) -> Model | None:
+        """The model for a request that names none; None where there is none.
+
+        It is the one that the settings name, for the surface or else for all; else the one marked as default;
+        else the first, in the order of the configuration, that suits. These do not give way to each other:
+        a name that no model answers to is None, and a model that is named or marked is it even where it does
+        not suit, so that the answer says why. Which replicas are up plays no part: a model that comes and
+        goes must not take turns with another.
+
+        Args:
+            suits: whether a model can serve the request at all.
+            surface: by which the request came.
+            chat: of those that suit, models that are not made for chat come last.
         """
-        if self._default is not None and (named := self.find(self._default)) is not None:
-            return named
-        marked = [model for model in self.models.values() if model.config.default]
-        suiting = [model for model in self.models.values() if suits(model)]
-        return (marked + suiting + [None])[0]
+        name = self.wanted(surface)
+        if name is not None:
+            return self.find(name)
+        ranks = (
+            lambda model: model.config.default,
+            lambda model: suits(model) and (model.chats or not chat),
+            suits,
+        )
+        return next((model for fits in ranks for model in self.models.values() if fits(model)), None)
 
     def lease(self, replica: Replica) -> Lease:
         return Lease(replica, self._on_attempt)

@@ -90,13 +90,14 @@ class Health:
 class Facts:
     """What the engine told of itself; None: it did not say.
 
-    `names` are the model names it answers to, its own first.
+    `names` are the model names it answers to, its own first. `chat_template`: whether it has one.
     """
 
     names: tuple[str, ...] = ()
     version: str | None = None
     max_total_tokens: int | None = None
     max_concurrent: int | None = None
+    chat_template: bool | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -12,13 +12,24 @@ from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
 from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
 from pointsman.health import HealthConfig
-from pointsman.knobs import KNOBS, SECTIONS, Knob, LogFormat, section_knobs
+from pointsman.knobs import (
+    DEFAULT_MODELS,
+    KNOBS,
+    SECTIONS,
+    SURFACES,
+    Knob,
+    LogFormat,
+    keys_in,
+    section_knobs,
+)
 from pointsman.model import ModelConfig
-from pointsman.model_list import mark_default, read_models
+from pointsman.model_list import mark_default, read_models, unknown_model
 from pointsman.naming import named_pools, unread_urls
 from pointsman.origin import CorsConfig
+from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.sources import Environment, Given
+from pointsman.surfaces import NAMES
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import SettingsError
 
@@ -58,6 +69,7 @@ class Settings:
     health: HealthConfig
     upstream: UpstreamConfig
     default_model: str | None  # as the user wrote it
+    surfaces: Mapping[str, SurfaceConfig]  # by the names of the surfaces
     models: tuple[ModelConfig, ...]
     notices: tuple[str, ...] = ()  # for the log: what was ignored, and why
     origins: tuple[Origin, ...] = ()  # of all knobs
@@ -116,10 +128,9 @@ def load(
 
 
 def _check_keys(file: Section) -> list[str]:
-    plain = [knob.key for knob in section_knobs("").values() if knob.in_file]
-    file.refuse_unknown([*plain, *(name.lower() for name in SECTIONS), "models", *(_present(file))])
-    for name in SECTIONS:
-        file.section(name.lower(), name.lower()).refuse_unknown(section_knobs(name))
+    file.refuse_unknown([*keys_in(""), "models", *(_present(file))])
+    for name in dict.fromkeys((*(name.partition("__")[0] for name in SECTIONS), *SECTIONS)):
+        file.below(name).refuse_unknown(keys_in(name))
     return [f"{file.file}: the section {name} is not read" for name in _present(file)]
 
 
@@ -139,7 +150,7 @@ def _assemble(
 
     timeouts = Timeouts(**section("TIMEOUT"))
     models, more = read_models(file, named_pools(environment), environment, timeouts)
-    wanted = values["DEFAULT_MODEL"]
+    unknown = [unknown_model(models, values[name], _called(name, given)) for name in DEFAULT_MODELS]
     return Settings(
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
@@ -161,9 +172,10 @@ def _assemble(
         retry=_retry(section("RETRY"), given),
         health=HealthConfig(**section("HEALTH")),
         upstream=_upstream(section("UPSTREAM"), given),
-        default_model=wanted,
-        models=mark_default(models, wanted, _called("DEFAULT_MODEL", given)),
-        notices=(*notices, *more),
+        default_model=values["DEFAULT_MODEL"],
+        surfaces={name: SurfaceConfig(**section(f"{SURFACES}__{name.upper()}")) for name in NAMES},
+        models=mark_default(models, values["DEFAULT_MODEL"]),
+        notices=(*notices, *more, *(notice for notice in unknown if notice is not None)),
         origins=tuple(_origin(knob, values[name], given.get(name)) for name, knob in KNOBS.items()),
     )
 

@@ -71,12 +71,21 @@ def refuse_unknown(environment: Environment) -> None:
     """
     plain = {name for knob in KNOBS.values() for name in (knob.name, *knob.also)}
     known = {*plain, *(PREFIX + name for name in plain)}
-    sections = tuple(f"{section}__" for section in SECTIONS)
+    sections = tuple({section.partition("__")[0] + "__" for section in SECTIONS})
     for name in environment.names():
         ours = name.startswith((PREFIX, *sections))
         if ours and name not in known and not _SERVICE_LINK.fullmatch(name):
             hint = suggestion(name, sorted(known if name.startswith(PREFIX) else plain))
+            beside = _beside(name.removeprefix(PREFIX))
+            if beside:
+                hint = f"{hint.rstrip('?')}; known there are {', '.join(beside)}"
             raise SettingsError(f"{_called(environment, name)} is not a setting{hint or '; remove it'}")
+
+
+def _beside(name: str) -> list[str]:
+    """The settings of the section that a name begins with; none where it begins with no section."""
+    section, mark, _ = name.partition("__")
+    return [other for other in KNOBS if mark and other.startswith(section + mark)]
 
 
 def lookalikes(environment: Environment) -> list[str]:
@@ -109,7 +118,7 @@ def find(
         ]
     if not knob.in_file:
         return None, []
-    section = file.section(knob.section.lower(), knob.section.lower()) if knob.section else file
+    section = file.below(knob.section)
     text = section.text(knob.key, knob.kind.many)
     called = section.called(knob.key)
     return (None if text is None else Given(text, called, called)), []

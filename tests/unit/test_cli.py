@@ -59,6 +59,18 @@ def test_check_tells_models_and_where_settings_come_from(
     assert "s3cret" not in printed
 
 
+def test_check_tells_which_models_are_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside each model stands what it is the default of; a name that is no model's is a note."""
+    text = "TGI_A_ENDPOINT=http://a\nTGI_B_ENDPOINT=http://b\nDEFAULT_MODEL=a\nSURFACES__TGI__MODEL=b\n"
+    (folder / ".env").write_text(text + "SURFACES__OPENAI__MODEL=c\n", encoding="utf-8")
+    assert cli.main(["check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  a: least_in_flight; default  (TGI_A_ENDPOINT in .env)" in lines
+    assert "  b: least_in_flight; default of tgi  (TGI_B_ENDPOINT in .env)" in lines
+    assert "  SURFACES__TGI__MODEL=b  (SURFACES__TGI__MODEL in .env)" in lines
+    assert lines[-1].startswith("Note: SURFACES__OPENAI__MODEL in .env: no model is configured as 'c'")
+
+
 @pytest.mark.usefixtures("folder")
 def test_check_without_models_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
     """No models is no error, and `check` tells how to name some."""

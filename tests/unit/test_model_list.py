@@ -117,7 +117,6 @@ models:
             "models 'm' and 'n' both answer to 'm'; rename one",
         ),
         (TWO_DEFAULTS, "models a and b are both marked as default"),
-        (MINIMAL + "default_model: n", "default_model in config.yml: there is no model 'n'; known are m"),
     ],
 )
 def test_bad_entry_stops_with_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -165,6 +164,27 @@ def test_default_model_marks_one(tmp_path: Path, wanted: str) -> None:
     text = MINIMAL.replace("}", ", default: true}") + "- {id: gpt-2, hf_name: gpt2, aliases: [small]}\n"
     settings = loaded(tmp_path, text, TGI_GPT2_ENDPOINT="http://g", DEFAULT_MODEL=wanted)
     assert [model.id for model in settings.models if model.default] == ["gpt-2"]
+
+
+@pytest.mark.parametrize("setting", ["DEFAULT_MODEL", "SURFACES__TGI__MODEL"])
+@pytest.mark.parametrize("wanted", ["m", "mine", "org/M", "served"])
+def test_default_models_are_known_by_all_their_names(tmp_path: Path, setting: str, wanted: str) -> None:
+    """Id, alias, hub name and the name that a replica is said to serve need no notice."""
+    text = entry("  aliases: [mine]\n  hf_name: org/M\n  replicas: [{url: 'http://h', served_name: served}]")
+    assert loaded(tmp_path, text, **{setting: wanted}).notices == ()
+
+
+@pytest.mark.parametrize("setting", ["DEFAULT_MODEL", "SURFACES__TGI__MODEL"])
+def test_a_default_model_that_is_not_configured_is_noticed(tmp_path: Path, setting: str) -> None:
+    """An engine may serve that name later; the notice tells what happens until then, and the likely slip."""
+    text = MINIMAL + "- {id: gpt-2, default: true}\n"
+    settings = loaded(tmp_path, text, TGI_GPT2_ENDPOINT="http://g", **{setting: "gtp-2"})
+    (notice,) = settings.notices
+    assert notice == (
+        f"{setting}: no model is configured as 'gtp-2'; did you mean gpt-2; known are m, gpt-2; "
+        "requests that this setting is for get 503 until an engine tells that it serves that name"
+    )
+    assert [model.default for model in settings.models] == [False, setting != "DEFAULT_MODEL"]
 
 
 def test_default_model_may_wait_for_models() -> None:

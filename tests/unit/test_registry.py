@@ -5,7 +5,7 @@ import pytest
 from pointsman import attempt
 from pointsman.attempt import End
 from pointsman.model import ModelConfig, ReplicaConfig
-from pointsman.registry import Model, Registry
+from pointsman.registry import Model, Registry, SurfaceConfig
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
 from pointsman.retry import RetryConfig
 
@@ -110,8 +110,14 @@ def test_unknown_names_leave_nothing_behind() -> None:
     assert len(names._known) == 0
 
 
-def chats(model: Model) -> bool:
+def embeds(model: Model) -> bool:
     return Engine.VLLM in model.engines
+
+
+def chosen(names: Registry, surface: str = "", *, chat: bool = False) -> str | None:
+    """The id of the default model for what a vLLM alone can do."""
+    model = names.default(embeds, surface, chat=chat)
+    return model.id if model is not None else None
 
 
 @pytest.mark.parametrize(
@@ -120,27 +126,126 @@ def chats(model: Model) -> bool:
         (None, None, "v"),
         ("t", None, "t"),
         ("alias-of-v2", None, "v2"),
-        ("gone", None, "v"),
+        ("served-by-t", None, "t"),
+        ("gone", None, None),
         (None, "t", "t"),
         ("v2", "t", "v2"),
+        ("gone", "t", None),
     ],
 )
-def test_the_default_model(named: str | None, marked: str | None, expected: str) -> None:
-    """The setting by any name, else the marked model, else the first that suits."""
+def test_the_default_model(named: str | None, marked: str | None, expected: str | None) -> None:
+    """The setting by any name and no other model, else the marked model, else the first that suits."""
     models = [
-        config("t", engine=Engine.TGI, default=marked == "t"),
+        config("t", engine=Engine.TGI, served="served-by-t", default=marked == "t"),
         config("v"),
         config("v2", aliases=("alias-of-v2",)),
     ]
-    chosen = registry(*models, default=named).default(chats)
-    assert chosen is not None
-    assert chosen.id == expected
+    assert chosen(registry(*models, default=named)) == expected
 
 
 def test_no_default_where_nothing_suits() -> None:
     """A request is not given to an engine that cannot read it just because it is there."""
-    assert registry(config("t", engine=Engine.TGI)).default(chats) is None
-    assert registry().default(chats) is None
+    assert chosen(registry(config("t", engine=Engine.TGI))) is None
+    assert chosen(registry()) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "surface", "wanted", "expected"),
+    [
+        (None, "tgi", "b-alias", "b"),
+        (None, "openai", None, "a"),
+        ("a", "tgi", "b-alias", "b"),
+        ("a", "openai", "a", "a"),
+        ("gone", "tgi", "b-alias", "b"),
+        ("gone", "openai", "gone", None),
+    ],
+)
+def test_a_surface_comes_before_all(
+    named: str | None, surface: str, wanted: str | None, expected: str | None
+) -> None:
+    """Its own setting beats DEFAULT_MODEL and the mark; other surfaces do not see it."""
+    models = (config("a"), config("b", aliases=("b-alias",)), config("c", default=named is None))
+    surfaces = {"tgi": SurfaceConfig("b-alias"), "openai": SurfaceConfig()}
+    names = Registry(models, RetryConfig(), named, surfaces=surfaces)
+    assert names.wanted(surface) == (wanted or named)
+    assert chosen(names, surface) == (expected if named or surface == "tgi" else "c")
+
+
+def test_a_default_by_a_name_that_engines_tell() -> None:
+    """It is nobody until an engine has told the name, and stays that model when the engine is down."""
+    names = registry(config("a"), config("b"), default="org/served")
+    assert chosen(names) is None
+    replica = names.models["b"].pool[0]
+    replica.facts = Facts(names=("org/served",))
+    assert chosen(names) == "b"
+    replica.health = Health(state=State.DOWN)
+    assert chosen(names) == "b"
+
+
+YES, NO = Facts(chat_template=True), Facts(chat_template=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "chat", "other"),
+    [
+        ((Facts(), Facts()), "a", "a"),
+        ((NO, Facts()), "b", "a"),
+        ((NO, YES), "b", "a"),
+        ((YES, NO), "a", "a"),
+        ((Facts(), YES), "a", "a"),
+        ((NO, NO), "a", "a"),
+    ],
+)
+def test_chat_goes_past_models_without_a_template(facts: tuple[Facts, Facts], chat: str, other: str) -> None:
+    """Only what is known to have none stands back, only for chat, and only while another suits."""
+    names = registry(config("a"), config("b"))
+    for model, told in zip(names.models.values(), facts, strict=True):
+        model.pool[0].facts = told
+    assert (chosen(names, chat=True), chosen(names)) == (chat, other)
+
+
+@pytest.mark.parametrize(
+    ("told", "chats"), [((NO, Facts()), False), ((NO, YES), True), ((Facts(), Facts()), True)]
+)
+def test_the_replicas_of_a_model_speak_for_each_other(told: tuple[Facts, ...], chats: bool) -> None:
+    """One that has a template is enough; one that has none counts for those not heard yet."""
+    (model,) = registry(config("a", replicas=2)).models.values()
+    for replica, facts in zip(model.pool, told, strict=True):
+        replica.facts = facts
+    assert model.chats is chats
+
+
+@pytest.mark.parametrize(
+    ("model_id", "hf_name"),
+    [("distilgpt2", None), ("gpt-2", "gpt2"), ("old", "distilbert/DistilGPT2"), ("p", "microsoft/phi-2")],
+)
+def test_well_known_base_models_do_not_wait_to_be_asked(model_id: str, hf_name: str | None) -> None:
+    """Before any engine was heard, chat is not theirs; what an engine tells later moves nothing."""
+    names = registry(config(model_id, hf_name=hf_name), config("gemma"))
+    assert (chosen(names, chat=True), chosen(names)) == ("gemma", model_id)
+    names.models[model_id].pool[0].facts = YES
+    assert chosen(names, chat=True) == "gemma"
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_default_does_not_move_with_health(state: State, chat: bool) -> None:
+    """A model that comes and goes takes no turns with another."""
+    names = registry(config("a"), config("b"))
+    names.models["b"].pool[0].health = Health(state=State.UP)
+    names.models["b"].pool[0].facts = YES
+    names.models["a"].pool[0].health = Health(state=state)
+    assert chosen(names, chat=chat) == "a"
+
+
+@pytest.mark.parametrize("how", ["setting", "mark", "surface"])
+def test_who_is_named_chats_whatever_it_is(how: str) -> None:
+    """The operator's word counts more than what a model is made for."""
+    models = (config("gemma"), config("distilgpt2", default=how == "mark"))
+    surfaces = {"openai": SurfaceConfig("distilgpt2" if how == "surface" else None)}
+    default = "distilgpt2" if how == "setting" else None
+    names = Registry(models, RetryConfig(), default, surfaces=surfaces)
+    assert chosen(names, "openai", chat=True) == "distilgpt2"
 
 
 def test_replicas_are_numbered_from_zero() -> None:

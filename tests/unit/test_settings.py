@@ -12,13 +12,17 @@ from hypothesis import HealthCheck, example
 from hypothesis import given as for_all
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from pointsman.call import Timeouts
+from pointsman.call import Fields, Timeouts
 from pointsman.front import TcpAddress, UnixAddress
 from pointsman.health import HealthConfig
 from pointsman.knobs import GROUPS, KNOBS, SECTIONS, LogFormat, section_knobs
+from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
+from pointsman.routes import Routes
 from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.surfaces import NAMES
 from pointsman.upstream import UpstreamConfig
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +31,7 @@ CONFIG_OBJECTS = {
     "RETRY": RetryConfig,
     "HEALTH": HealthConfig,
     "UPSTREAM": UpstreamConfig,
+    **{f"SURFACES__{name.upper()}": SurfaceConfig for name in NAMES},
 }
 
 
@@ -89,7 +94,7 @@ def test_knob_names_are_theirs_alone() -> None:
 def test_env_example_lists_every_knob_with_its_default() -> None:
     """`.env.example` has a line per knob, in the table's order, with its true default and sentence."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    found = [match for line in lines if (match := re.fullmatch(r"#([A-Z][A-Z_]*)=(.*)", line))]
+    found = [match for line in lines if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))]
     assert {match[1]: match[2] for match in found} == {n: knob.default_text for n, knob in KNOBS.items()}
     assert [match[1] for match in found] == list(KNOBS)
     text = " ".join(line.removeprefix("# ") for line in lines)
@@ -101,7 +106,7 @@ def test_env_example_lists_every_knob_with_its_default() -> None:
 def test_env_example_can_be_used_with_every_line_taken_in(tmp_path: Path) -> None:
     """Uncommenting all knobs of `.env.example` changes nothing."""
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
-    env_file = write(tmp_path / ".env", re.sub(r"(?m)^#([A-Z][A-Z_]*=)", r"\1", text))
+    env_file = write(tmp_path / ".env", re.sub(r"(?m)^#([A-Z][A-Z0-9_]*=)", r"\1", text))
     settings = load({}, env_file, None)
     assert dataclasses.replace(settings, origins=()) == dataclasses.replace(given(), origins=())
     assert where(settings, "PORT") == "PORT in .env"
@@ -183,6 +188,22 @@ def test_every_section_reaches_its_object(tmp_path: Path) -> None:
     assert settings.upstream.idle_expiry_s == 4.0
 
 
+def test_surfaces_have_models_of_their_own(tmp_path: Path) -> None:
+    """From the file or the environment, which beats it; a surface without a setting has none."""
+    config = write(tmp_path / "config.yml", "surfaces: {tgi: {model: a}, openai: {model: b}}")
+    settings = load({"SURFACES__OPENAI__MODEL": "c"}, None, config)
+    models = {name: surface.model for name, surface in settings.surfaces.items()}
+    assert models == {**dict.fromkeys(NAMES), "tgi": "a", "openai": "c"}
+    assert where(settings, "SURFACES__TGI__MODEL") == "model of tgi of surfaces in config.yml"
+
+
+def test_every_surface_of_a_route_has_its_settings() -> None:
+    """What serves a route can be named in the settings, and nothing else can."""
+    bodies: tuple[Fields, ...] = ({"inputs": Raw()}, {"prompt": Raw()}, {"prompt": Raw(), "model_id": Raw()})
+    routes = Routes().table
+    assert {route.surface_of(body).name for route in routes for body in bodies} == set(NAMES)
+
+
 def test_plain_values_arrive() -> None:
     """Values outside sections arrive, lists and words included."""
     settings = given(
@@ -220,7 +241,19 @@ def test_plain_values_arrive() -> None:
     [
         ({"POINTSMAN_PRT": "1"}, "POINTSMAN_PRT is not a setting; did you mean POINTSMAN_PORT?"),
         ({"POINTSMAN_QQQ": "1"}, "POINTSMAN_QQQ is not a setting; remove it"),
-        ({"TIMEOUT__CONECT_S": "1"}, "TIMEOUT__CONECT_S is not a setting; did you mean TIMEOUT__CONNECT_S?"),
+        (
+            {"TIMEOUT__CONECT_S": "1"},
+            "TIMEOUT__CONECT_S is not a setting; did you mean TIMEOUT__CONNECT_S; known there are TIMEOUT__",
+        ),
+        (
+            {"SURFACES__X": "m"},
+            "SURFACES__X is not a setting; known there are SURFACES__OPENAI__MODEL, SURFACES__TGI__MODEL, ",
+        ),
+        (
+            {"POINTSMAN_SURFACES__TGI__MODLE": "m"},
+            "POINTSMAN_SURFACES__TGI__MODLE is not a setting; did you mean POINTSMAN_SURFACES__TGI__MODEL; ",
+        ),
+        ({"SURFACES__TGI__MODEL": "a b"}, "SURFACES__TGI__MODEL: 'a b' is not a name"),
         ({"POINTSMAN_RETRY__X": ""}, "POINTSMAN_RETRY__X is not a setting"),
         ({"PORT": "abc"}, "PORT: 'abc' is not a whole number from 0 to 65535"),
         ({"POINTSMAN_PORT": "65536"}, "POINTSMAN_PORT: '65536' is not"),
@@ -277,6 +310,11 @@ def test_message_tells_the_file(tmp_path: Path) -> None:
         ("port: {a: 1}", "port in c.yml takes one value; it has a section"),
         ("config_file: x", "c.yml has an unknown key 'config_file'"),
         ("models: 3", "models in c.yml must be a list"),
+        ("surfaces: tgi", "surfaces in c.yml must be a section"),
+        ("surfaces: {openia: {}}", "surfaces in c.yml has an unknown key 'openia'; did you mean openai;"),
+        ("surfaces: {tgi: m}", "tgi of surfaces in c.yml must be a section"),
+        ("surfaces: {tgi: {modle: m}}", "tgi of surfaces in c.yml has an unknown key 'modle'; did you mean"),
+        ("surfaces: {tgi: {model: a b}}", "model of tgi of surfaces in c.yml: 'a b' is not a name"),
     ],
 )
 def test_bad_config_file_stops(tmp_path: Path, text: str, sentence: str) -> None:
