@@ -2,6 +2,8 @@
 
 import gc
 import typing
+from collections.abc import Iterable
+from socket import socket
 from typing import Any
 
 import uvicorn
@@ -10,6 +12,7 @@ from pointsman.front import FrontConfig
 from pointsman.protocol import Protocol
 from pointsman.sockets import listen, shown
 
+LOOP = "uvloop"
 _GC_THRESHOLDS = (20_000, 20, 50)  # a request's own objects go without the collector
 
 
@@ -24,7 +27,7 @@ def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
-        loop="uvloop",
+        loop=LOOP,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -36,6 +39,14 @@ def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
     )
 
 
+def settle(app: Served, sockets: Iterable[socket]) -> None:
+    """What any runner does once the app is built and before the loop turns, in the process that serves."""
+    gc.collect()
+    gc.freeze()  # what the start made stays; only what requests make is looked through
+    gc.set_threshold(*_GC_THRESHOLDS)
+    app.addresses = [shown(one) for one in sockets]
+
+
 def serve(app: Served, front: FrontConfig) -> None:
     """Run until SIGTERM or SIGINT, then finish what runs.
 
@@ -43,8 +54,5 @@ def serve(app: Served, front: FrontConfig) -> None:
         OSError: an address cannot be bound.
     """
     sockets = listen(front)
-    gc.collect()
-    gc.freeze()  # what the start made stays; only what requests make is looked through
-    gc.set_threshold(*_GC_THRESHOLDS)
-    app.addresses = [shown(one) for one in sockets]
+    settle(app, sockets)
     uvicorn.Server(config_for(app, front)).run(sockets=sockets)

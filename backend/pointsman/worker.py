@@ -1,0 +1,77 @@
+"""gunicorn's worker: several processes, each with the server that `pointsman serve` runs.
+
+The only module that needs the extra `gunicorn`; `deploy/gunicorn.conf.py` names it. uvicorn-worker is held at
+a minor version, for `run` puts our configuration in the place of its own.
+"""
+
+import asyncio
+import signal
+import sys
+from types import FrameType
+from typing import Any, ClassVar, NoReturn, Protocol
+
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from pointsman.front import FrontConfig
+from pointsman.server import LOOP, Served, config_for, settle
+
+_HEARTBEAT_S = 1.0
+
+
+class _Settings(Protocol):
+    @property
+    def front(self) -> FrontConfig: ...
+
+
+class Configured(Served, Protocol):
+    """An app that carries its settings."""
+
+    settings: _Settings
+
+
+class Worker(UvicornWorker):
+    """One worker process. How it serves follows the app's settings; gunicorn binds and supervises."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {"loop": LOOP}  # `run` replaces the rest
+    wsgi: Configured
+    sockets: list[Any]
+
+    def init_signals(self) -> None:
+        """A worker that was told to stop and has drained ends with 0: uvicorn raises the signal again."""
+        super().init_signals()
+        signal.signal(signal.SIGTERM, self._end)
+
+    def run(self) -> None:
+        """Serve until SIGTERM, then finish what runs; SIGQUIT cuts it short."""
+        if self.cfg.is_ssl:
+            self.log.error("certfile and keyfile have no effect here: let nginx do TLS, and take them out")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.sockets = [one.sock for one in self.sockets]  # without their wrapping, which dislikes two closes
+        settle(self.wsgi, self.sockets)
+        self.config = config_for(self.wsgi, self.wsgi.settings.front)
+        self.config.limit_max_requests = self.max_requests
+        super().run()
+
+    async def _serve(self) -> None:
+        # uvicorn tells gunicorn that it lives from its main loop, which ends when the drain begins: a worker
+        # that drains for longer than gunicorn's `timeout` would be killed with its streams.
+        beat = asyncio.create_task(self._beat())
+        try:
+            await super()._serve()
+        finally:
+            beat.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self.notify()
+            await asyncio.sleep(_HEARTBEAT_S)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Quick shutdown, on SIGQUIT: as Ctrl-C twice, where uvicorn-worker would go on serving."""
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    @staticmethod
+    def _end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)

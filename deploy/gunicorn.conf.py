@@ -1,0 +1,51 @@
+"""Pointsman with several worker processes: `gunicorn --config deploy/gunicorn.conf.py`, from any folder.
+
+Needs the extra `gunicorn` (pip install 'pointsman[gunicorn]'; the lock files hold it). Where to listen, how
+long to drain and all else are Pointsman's own settings (HOST, LISTEN, DRAIN_S, ...), from the environment,
+`.env` and `config.yml` of the working directory, else of the project's root. WEB_CONCURRENCY is the number of
+workers.
+
+Each worker has its own connections, health checks, retry budget and metrics: /metrics answers for the worker
+that took the request. One worker carries thousands of streams; more of them are for more processors.
+SIGHUP replaces the workers one by one, with the settings read anew. Bad settings end it then, as they do at
+the start, so ask first: `pointsman check && kill -HUP ...`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from pointsman.front import UnixAddress
+from pointsman.settings import SettingsError, discover, load
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+try:
+    _front = load(os.environ, *(discover(name, Path(), _ROOT) for name in (".env", "config.yml"))).front
+except SettingsError as error:
+    sys.stderr.write(f"pointsman: {error}\n")
+    raise SystemExit(2) from None
+
+# What is served, and by what: uvicorn with our protocol, as `pointsman serve` runs it.
+wsgi_app = "main:app"
+pythonpath = str(_ROOT / "backend")
+worker_class = "pointsman.worker.Worker"
+
+# gunicorn binds, so that all workers share the sockets. Its unix sockets are open to every user by default,
+# and whoever may connect there may name any client address: owner and group only, as with `pointsman serve`.
+bind = [str(address) for address in _front.listen]
+umask = 0o117 if any(isinstance(address, UnixAddress) for address in _front.listen) else 0o022
+backlog = 2048
+
+workers = int(os.environ.get("WEB_CONCURRENCY") or min(4, len(os.sched_getaffinity(0))))
+
+# A worker that stands still for so long is replaced; one that drains does not stand still.
+timeout = 30
+# After SIGTERM workers finish their answers within DRAIN_S; gunicorn ends by force what is left 10 s later.
+graceful_timeout = int(_front.drain_s) + 10
+
+# The router writes one line per request itself; gunicorn's own lines go to standard error.
+accesslog = None
+errorlog = "-"
+# No control socket: it would want a writable home directory. Signals do what is needed.
+control_socket_disable = True

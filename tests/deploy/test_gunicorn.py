@@ -1,0 +1,178 @@
+"""`deploy/gunicorn.conf.py` under the real gunicorn: workers that are each what `pointsman serve` is."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from processes import BACKEND, Emulator, Process, wait_for
+from wire import VLLM, Client, call, check_stream, outcome, request
+
+CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
+_BUSY_S = 4  # gunicorn's own `timeout` where a test waits for longer than that
+
+
+class Gunicorn(Process):
+    """The router as an operator with several processors starts it."""
+
+    def __init__(self, *flags: str, workers: int = 2, **settings: str) -> None:
+        env = {"HOST": "127.0.0.1", "PORT": "0", "WEB_CONCURRENCY": str(workers), **settings}
+        super().__init__("-m", "gunicorn", "--config", str(CONFIG), *flags, env=env)
+
+    def booted(self) -> list[int]:
+        """The ids of all workers that ever started to serve, the oldest first."""
+        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.output())]
+
+    def wait_until_serving(self, workers: int, model: str = VLLM.model) -> None:
+        """Wait until so many workers serve and the one asked knows that the model is up."""
+        wait_for(lambda: self.output().count("Application startup complete") >= workers, "all workers serve")
+        wait_for(lambda: self.http.get(f"/models/{model}/health").json()["healthy"], "the model is up")
+
+
+@pytest.fixture
+def vllm() -> Iterator[Emulator]:
+    with Emulator("vllm", "--tokens-per-s", "20") as engine:
+        yield engine
+
+
+@pytest.fixture
+def served(vllm: Emulator) -> Iterator[Gunicorn]:
+    with Gunicorn("--timeout", str(_BUSY_S), VLLM_GEMMA3_ENDPOINT=vllm.url) as running:
+        running.wait_until_serving(2)
+        yield running
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Hold a process for the length of the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def held_stream(served: Gunicorn, engine: Emulator, tokens: int = 30) -> Iterator[Client]:
+    """A stream that has begun and whose engine stands still until it is sent SIGCONT."""
+    with Client(served.port) as client:
+        client.send(VLLM.request("Hello", tokens, stream=True, ignore_eos=True))
+        assert b"data:" in client.read(until=b"data:").body
+        with stopped(engine.pid):
+            yield client
+
+
+def finish(client: Client) -> None:
+    """Read the rest of a stream, whose first part was read; it must end well."""
+    body = b""
+    while block := client.sock.recv(65536):
+        body += block
+        if body.endswith(b"0\r\n\r\n"):
+            break
+    assert b"data: [DONE]" in body
+    assert body.endswith(b"0\r\n\r\n"), body[-100:]
+
+
+def test_each_worker_answers_with_our_server(served: Gunicorn) -> None:
+    """While the other stands still, a worker serves status, metrics and models, and refuses two Hosts."""
+    first, second = served.booted()
+    assert first != second
+    for other in (first, second):
+        with stopped(other):
+            assert call(served.port, request("GET", "/health")).json()["service"] == "Pointsman"
+            answer = call(served.port, VLLM.request(stream=True))
+            assert check_stream(VLLM, answer) is None
+            assert answer.header("server") is None
+            assert outcome(VLLM, call(served.port, VLLM.request(stream=False)), stream=False) == "ok"
+            counted = call(served.port, request("GET", "/metrics")).body
+            assert b"pointsman_request_end_total{" in counted
+            refused = call(served.port, b"GET /live HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n")
+            assert (refused.status, refused.json()["error"]["code"]) == (400, "bad_request")
+    assert served.output().count("listening on http://127.0.0.1:") == 2
+    assert "without Pointsman's HTTP protocol" not in served.output()
+
+
+def test_sigterm_drains(served: Gunicorn, vllm: Emulator) -> None:
+    """Nothing new is taken, a running stream is finished, and all end with 0."""
+    with held_stream(served, vllm) as client:
+        served.send_signal(signal.SIGTERM)
+        wait_for(lambda: not listening(served.port), "no new connections")
+        os.kill(vllm.pid, signal.SIGCONT)
+        finish(client)
+    assert served.stop() == 0
+    told = served.output()
+    assert "Bad file descriptor" not in told
+    assert " was sent " not in told, "a worker was killed"
+    assert '"level":"ERROR"' not in told
+
+
+def test_sighup_replaces_the_workers_and_their_streams_end(served: Gunicorn, vllm: Emulator) -> None:
+    """New workers take over; an old one that drains for longer than gunicorn's timeout is not killed."""
+    old = served.booted()
+    with held_stream(served, vllm) as client:
+        served.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(served.booted()) == 4, "two new workers")
+        end = time.monotonic() + _BUSY_S + 2  # gunicorn looks once a second
+        wait_for(lambda: time.monotonic() > end, "longer than the timeout")
+        os.kill(vllm.pid, signal.SIGCONT)
+        finish(client)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old), "the old workers are gone")
+    assert "WORKER TIMEOUT" not in served.output()
+    served.wait_until_serving(4)
+    assert outcome(VLLM, call(served.port, VLLM.request(stream=False)), stream=False) == "ok"
+
+
+def test_a_quick_end_waits_for_nobody(served: Gunicorn, vllm: Emulator) -> None:
+    """SIGINT to gunicorn ends it at once, streams included, with 0."""
+    vllm.arm("hang_after", 3)
+    with Client(served.port) as client:
+        client.send(VLLM.request("Hello", 9, stream=True))
+        assert b"data:" in client.read(until=b"data:").body
+        served.send_signal(signal.SIGINT)
+        wait_for(lambda: all(not Path(f"/proc/{pid}").exists() for pid in served.booted()), "no workers")
+    assert served.stop() == 0
+
+
+def test_all_addresses_are_bound(tmp_path: Path) -> None:
+    """LISTEN gives gunicorn its addresses; its unix socket is for owner and group only."""
+    path = tmp_path / "p.sock"
+    with Gunicorn(workers=1, LISTEN=f"127.0.0.1:0,unix:{path}") as served:
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert call(served.port, request("GET", "/live")).json() == {"status": "alive"}
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(path))
+            client.sendall(request("GET", "/live"))
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not path.exists(), "gunicorn takes it away at its end"
+
+
+def test_bad_settings_are_told_in_one_sentence() -> None:
+    """gunicorn does not start, and says what `pointsman check` says."""
+    with pytest.raises(AssertionError, match="did not come") as failed:
+        Gunicorn(PORT="http")
+    told = str(failed.value).splitlines()
+    assert told[-1] == "pointsman: PORT: 'http' is not a whole number from 0 to 65535; write one"
+    assert "Traceback" not in str(failed.value)
+
+
+def test_gunicorns_tls_is_refused(tmp_path: Path) -> None:
+    """Certificates given to gunicorn would be without effect, so it does not start with them."""
+    pem = tmp_path / "none.pem"
+    pem.write_text("")
+    with pytest.raises(AssertionError, match="let nginx do TLS"):
+        Gunicorn("--certfile", str(pem), "--keyfile", str(pem), workers=1)
