@@ -200,7 +200,7 @@ class Plane:
             raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
         raise RouterError(
             NO_REPLICA,
-            f"The router's default model {name!r} is not configured, and no engine that is known serves it.",
+            f"The default model {name!r} is not known: it is not configured, and no engine serves it so far.",
             retry_after_s=_PROBE_INTERVAL_S,
         )
 

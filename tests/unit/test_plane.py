@@ -27,10 +27,12 @@ from pointsman.guard import Guard
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.origin import CorsConfig
 from pointsman.plane import EXTENSION, Plane, PlaneConfig, request_id
-from pointsman.registry import Registry
-from pointsman.replica import Endpoint, Engine
+from pointsman.registry import Registry, SurfaceConfig
+from pointsman.replica import Endpoint, Engine, Facts
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
+from pointsman.surfaces import NAMES
+from pointsman.surfaces.backend_api import BackendApi
 from pointsman.watch import TICK_S
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +118,7 @@ class Stage:
     act: Act = None
     models: list[ModelConfig] = field(default_factory=lambda: [model("gemma")])
     default_model: str | None = None
+    surfaces: dict[str, SurfaceConfig] = field(default_factory=dict)
     config: PlaneConfig = field(default_factory=PlaneConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     runs: list[Run] = field(default_factory=list)
@@ -123,7 +126,7 @@ class Stage:
     received: int = 0
 
     def __post_init__(self) -> None:
-        self.registry = Registry(self.models, RetryConfig(), self.default_model)
+        self.registry = Registry(self.models, RetryConfig(), self.default_model, surfaces=self.surfaces)
         cors = CorsConfig(allowed_origins=("https://ui.example",))
         self.order: list[str] = []
 
@@ -657,6 +660,84 @@ async def test_the_default_counts_even_where_it_does_not_suit(how: str) -> None:
     stage = Stage(models=models, default_model="f" if how == "setting" else None)
     await stage.request("/v1/embeddings")
     assert stage.run.model.id == "falcon"
+
+
+OF_EACH_SURFACE = [
+    ("openai", CHAT, CHAT_BODY),
+    ("openai", "/v1/completions", b'{"prompt":"a"}'),
+    ("openai", "/v1/embeddings", b'{"input":"a"}'),
+    ("tgi", "/generate", b'{"inputs":"a"}'),
+    ("tgi", "/generate_stream", b'{"inputs":"a"}'),
+    ("tgi", "/", b'{"inputs":"a"}'),
+    ("tgi", "/tokenize", b'{"inputs":"a"}'),
+    ("tgi", "/chat_tokenize", CHAT_BODY),
+    ("tgi", "/info", b""),
+    ("backend_api", "/generate", b'{"prompt":"a","model_id":null}'),
+]
+
+
+@pytest.mark.parametrize(("surface", "path", "body"), OF_EACH_SURFACE)
+async def test_each_surface_has_its_own_default(surface: str, path: str, body: bytes) -> None:
+    """It is that of every route of the surface, and of no other's; a model in the path still counts more."""
+    models = [model("gemma"), model("distilgpt2"), model("falcon")]
+    method = "GET" if path == "/info" else "POST"
+    for configured in NAMES:
+        surfaces = {configured: SurfaceConfig("distilgpt2")}
+        stage = Stage(models=models, default_model="falcon", surfaces=surfaces)
+        await stage.request(path, body, method=method)
+        assert stage.run.model.id == ("distilgpt2" if configured == surface else "falcon")
+    stage = Stage(models=models, surfaces={surface: SurfaceConfig("distilgpt2")})
+    await stage.request(f"/models/gemma{path}".rstrip("/"), body, method=method)
+    assert stage.run.model.id == "gemma"
+
+
+@pytest.mark.parametrize(("surface", "path", "body"), OF_EACH_SURFACE)
+@pytest.mark.parametrize("how", ["surface", "setting"])
+async def test_a_default_that_nobody_is_is_no_other_model(
+    surface: str, path: str, body: bytes, how: str
+) -> None:
+    """It is a 503 that tells the name, until an engine tells that it serves it."""
+    surfaces = {surface: SurfaceConfig("org/later")} if how == "surface" else {}
+    stage = Stage(default_model=None if how == "surface" else "org/later", surfaces=surfaces)
+    method = "GET" if path == "/info" else "POST"
+    wire = await stage.request(path, body, method=method)
+    assert (wire.status, stage.exchange.error_code) == (503, "no_replica")
+    assert b"default model 'org/later' is not known" in wire.sent
+    assert b"retry-after: 5" in wire.lines
+    assert stage.exchange.end is attempt.NO_ENDPOINT
+    stage.registry.models["gemma"].pool[0].facts = Facts(names=("org/later",))
+    stage.order.clear()
+    await stage.request(path, body, method=method)
+    assert stage.run.model.id == "gemma"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model_id"),
+    [
+        (CHAT, CHAT_BODY, "gemma"),
+        ("/chat_tokenize", CHAT_BODY, "gemma"),
+        ("/v1/completions", b'{"prompt":"a"}', "distilgpt2"),
+        ("/generate", b'{"inputs":"a"}', "distilgpt2"),
+        ("/generate", b'{"prompt":"a"}', "distilgpt2"),
+        ("/tokenize", b'{"inputs":"a"}', "distilgpt2"),
+    ],
+)
+async def test_chat_goes_to_who_is_made_for_it(path: str, body: bytes, model_id: str) -> None:
+    """A base model takes it only where there is none other; text goes to the first."""
+    stage = Stage(models=[model("distilgpt2"), model("gemma")])
+    await stage.request(path, body)
+    assert stage.run.model.id == model_id
+    alone = Stage(models=[model("distilgpt2")])
+    await alone.request(path, body)
+    assert alone.run.model.id == "distilgpt2"
+
+
+async def test_a_surface_may_prefer_chat_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its texts go to one too."""
+    monkeypatch.setattr(BackendApi, "prefers_chat", True)
+    stage = Stage(models=[model("distilgpt2"), model("gemma")])
+    await stage.request("/generate", b'{"prompt":"a","model_id":null}')
+    assert stage.run.model.id == "gemma"
 
 
 @pytest.mark.parametrize(
