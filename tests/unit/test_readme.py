@@ -4,12 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 
 from pointsman.app import build
+from pointsman.call import Fields
 from pointsman.errors import ALL_KINDS
 from pointsman.metrics import FAMILIES
 from pointsman.policy import POLICIES
+from pointsman.routes import Routes
 from pointsman.settings import load
+from pointsman.surfaces import NAMES
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +51,19 @@ def test_every_route_is_told() -> None:
     assert told <= served
     copies = {(m, p) for m, p in served if p.startswith("/models/{model_id}") and m == "POST"}
     assert served - copies - {("GET", "/models/{model_id}/info")} <= told
+
+
+def test_every_surface_is_told() -> None:
+    """Each surface stands in the README with its routes and its setting."""
+    bodies: tuple[Fields, ...] = ({"inputs": Raw()}, {"prompt": Raw()}, {"prompt": Raw(), "model_id": Raw()})
+    served = {(r.surface_of(body).name, r.path) for r in Routes().table for body in bodies}
+    told = rows("surface")
+    assert {
+        (name.strip("`"), path) for name, paths, _ in told for path in re.findall(r"`(/.*?)`", paths)
+    } == served
+    assert [(name, setting) for name, _, setting in told] == [
+        (f"`{name}`", f"`SURFACES__{name.upper()}__MODEL`") for name in NAMES
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
