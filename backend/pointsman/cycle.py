@@ -23,6 +23,7 @@ class Cycle(RequestResponseCycle):
 
     loop: asyncio.AbstractEventLoop
     on_disconnect: Callable[[], None] | None = None
+    linger: Callable[[], None] | None = None  # closes where the client is still sending its body
     _head = b""
 
     def take(self) -> bytes | None:
@@ -119,5 +120,5 @@ class Cycle(RequestResponseCycle):
             self.response_complete = True
             self.message_event.set()
             if not self.keep_alive:
-                self.transport.close()
+                self.linger() if self.more_body and self.linger is not None else self.transport.close()
             self.on_response()

@@ -25,6 +25,7 @@ HEADERS_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 URL_BYTES_MAX = 8 * 1024
 _HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
+_LINGER_S = 2.0  # for a client that is still sending to read the answer
 _FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
 _WATCHED = frozenset((b"host", b"transfer-encoding", b"expect"))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
@@ -139,9 +140,21 @@ class Protocol(HttpToolsProtocol):
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
+        if self._deaf:
+            return
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._await_next(self.timeout_keep_alive)
+
+    def _linger(self) -> None:
+        """Half-close, and drop what still comes of the body until the client has read the answer.
+
+        Closing with bytes unread would reset the connection, and the answer may be lost with it: nginx, for
+        one, then finds that it cannot write, and tells its client 502.
+        """
+        self._deaf = True
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
 
     def eof_received(self) -> None:
         self._tell_gone()  # a half-closed client counts as gone, even while it still has to read
@@ -204,6 +217,7 @@ class Protocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         cycle.loop = self.loop
+        cycle.linger = self._linger
         scope["extensions"] = {EXTENSION: cycle}
         task = self.loop.create_task(cycle.run_asgi(self.app))
         self.tasks.add(task)

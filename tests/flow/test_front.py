@@ -286,3 +286,15 @@ def test_the_absolute_form_and_the_query_reach_no_engine(router: Router, tgi: Em
     answer = call(router.port, data + b"content-length: %d\r\n\r\n" % len(_BODY) + _BODY)
     assert answer.status == 200
     assert tgi.sent()[-1]["target"] == "/generate"
+
+
+def test_a_refusal_can_be_read_before_the_body_is_sent(router: Router) -> None:
+    """What still comes of the body is dropped, not met with a reset that would take the answer along."""
+    head = _HEAD.replace(b"application/json", b"text/plain")
+    with Client(router.port) as client:
+        client.send(head + b"content-length: 50000000\r\n\r\n")
+        for _ in range(50):
+            client.send(b"x" * 100_000)
+        answer = client.read()
+        assert (answer.status, answer.header("connection")) == (415, "close")
+        assert client.at_end()

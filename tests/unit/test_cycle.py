@@ -210,6 +210,19 @@ async def test_a_connection_ends_after_the_answer_if_either_side_says_so(
     assert seen == [(True, ends)]
 
 
+@pytest.mark.parametrize("more", [True, False])
+async def test_a_client_that_is_still_sending_is_let_read(*, more: bool) -> None:
+    """While the request's body is still coming the protocol closes in its own time, else the cycle at once."""
+    wire, lingers = Wire(), list[bool]()
+    cycle = cycle_on(wire)
+    cycle.more_body = more
+    cycle.linger = lambda: lingers.append(wire.is_closing())
+    cycle.begin(403, b"", 0, close=True)
+    await cycle.put(b"", last=True)
+    assert wire.is_closing() != more
+    assert lingers == ([False] if more else [])
+
+
 async def test_the_end_of_the_answer_wakes_who_waits_for_the_client() -> None:
     """`receive` then tells a disconnect: there is nothing more to wait for."""
     cycle = cycle_on(Wire())
