@@ -40,9 +40,27 @@ FLOORS = {
         ),
         4,
     ),
-    **dict.fromkeys(("connection", "conversation", "forward", "probe", "relay", "upstream", "watch"), 3),
+    **dict.fromkeys(
+        ("connection", "conversation", "forward", "lengths", "probe", "relay", "stall", "upstream", "watch"),
+        3,
+    ),
     **dict.fromkeys(("metrics", "registry"), 2),
-    **dict.fromkeys(("access", "apis", "engines", "health", "origin", "policy", "retry", "sse"), 1),
+    **dict.fromkeys(
+        (
+            "access",
+            "apis",
+            "bridge",
+            "engines",
+            "health",
+            "origin",
+            "policy",
+            "retry",
+            "sse",
+            "stops",
+            "transcript",
+        ),
+        1,
+    ),
     **dict.fromkeys(("attempt", "call", "errors", "exchange", "generation", "model", "replica"), 0),
 }
 ROOM = 5  # what is on the root floor

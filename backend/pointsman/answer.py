@@ -93,8 +93,6 @@ class Answer:
         self.exchange = exchange
         self._wire = wire
         self._headers = headers  # CORS
-        self._surface: Surface | None = None
-        self._call: Call | None = None
         self._streaming = False
         self._opener: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -102,16 +100,13 @@ class Answer:
 
     def expect(self, surface: Surface, call: Call, open_after_s: float) -> None:
         """Say what is to be answered; a silent stream is opened after `open_after_s` (0: never)."""
-        self.shape = self._surface = surface
-        self._call = call
+        self.shape = surface
         if call.stream and open_after_s > 0:
             self._timer = self._wire.loop.call_later(open_after_s, self._start_opener, open_after_s)
 
-    async def whole(self, body: bytes) -> None:
-        if self._surface is not None and self._call is not None:
-            body = self._surface.answer(self._call, self.exchange.model_id, body)
+    async def whole(self, body: bytes, lines: bytes) -> None:
         self.committed = True
-        self._begin(200, _JSON, len(body))
+        self._begin(200, _JSON + lines, len(body))
         await self._wire.put(body, last=True)
         self.finished = True
 

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
+from pointsman.generation import Shape, Wish
+
 Fields = dict[str, msgspec.Raw]  # top level of a JSON object, values left undecoded
 
 
@@ -13,6 +15,7 @@ class Api(StrEnum):
 
     OPENAI = "openai"
     TGI = "tgi"
+    PLAIN = "plain"  # of no engine: the call has its wish, and the shape of its answer
 
 
 class Operation(StrEnum):
@@ -31,8 +34,8 @@ class Operation(StrEnum):
 class Call(msgspec.Struct, frozen=True):
     """One decoded request.
 
-    `body` is what the client sent, byte for byte, and `fields` its top level; where they differ from
-    each other (a surface translated), `body` is None and `fields` alone counts.
+    `body` is what the client sent, byte for byte, and `fields` its top level. `wish` and `shape` are there
+    in calls of `Api.PLAIN` only.
     """
 
     api: Api
@@ -41,6 +44,8 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool = False
     body: bytes | None = None
     fields: Fields = msgspec.field(default_factory=dict)
+    wish: Wish | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,28 @@
 """One attempt's conversation with one replica: send the request, judge the answer, pass it on."""
 
 import asyncio
-from time import monotonic
+from time import monotonic, time
 from typing import Protocol
 
 import msgspec
 
 from pointsman import attempt
+from pointsman.apis import wish_of, writer_of
+from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed, End
+from pointsman.bridge import Bridge
 from pointsman.call import Call, Timeouts
 from pointsman.connection import Broken, Connection, Head
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Outgoing, Reader, judge_status
 from pointsman.exchange import Exchange
+from pointsman.lengths import Lengths
 from pointsman.registry import Model
 from pointsman.relay import Relay
 from pointsman.relay import Sink as StreamSink
 from pointsman.replica import Replica
 from pointsman.retry import Again, Step, Tried, parse_retry_after
+from pointsman.transcript import as_text
 from pointsman.upstream import ConnectFailed, Pool
 from pointsman.watch import Watch
 
@@ -33,8 +38,8 @@ _FIRST = Again(0.0)
 class Sink(StreamSink, Protocol):
     """The client's side of an exchange."""
 
-    async def whole(self, body: bytes) -> None:
-        """Send a whole answer, in the words of the call's API."""
+    async def whole(self, body: bytes, lines: bytes) -> None:
+        """Send a whole answer, in the words of the call's API; `lines` are headers for its head."""
 
     async def pass_on(self, first: bytes, length: int | None) -> None:
         """Begin a whole answer too large to hold; `length` as the engine told it. Commits."""
@@ -58,20 +63,19 @@ class Run(msgspec.Struct):
     step: Step = _FIRST
 
 
-async def converse(run: Run, replica: Replica, pool: Pool) -> None:
+async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> None:
     """Ask one replica and send its answer to the sink.
 
     Raises:
         AttemptFailed: it failed; `run.sink.committed` says on which side of the line.
+        RouterError: the call asks for what this engine cannot do.
     """
-    dialect = DIALECTS[replica.engine]
-    outgoing = dialect.encode(run.call, replica)
-    run.exchange.ignored = outgoing.ignored
-    reader = dialect.reader(run.call, run.exchange.request_id, run.call.model or run.model.id)
-    fresh = isinstance(run.step, Again) and run.step.fresh
-    connection = None if fresh else pool.reuse()
     run.watch.set(run.deadline, attempt.time_is_up)
     try:
+        outgoing, reader = await _prepare(run, replica, pool, lengths)
+        run.exchange.ignored = outgoing.ignored
+        fresh = isinstance(run.step, Again) and run.step.fresh
+        connection = None if fresh else pool.reuse()
         if connection is None:
             connection = await pool.connect(run.timeouts.connect_s)
         try:
@@ -84,6 +88,43 @@ async def converse(run: Run, replica: Replica, pool: Pool) -> None:
         raise AttemptFailed(attempt.CONNECT, str(error)) from None
     except Broken as error:
         raise AttemptFailed(_end_of(error), str(error)) from None
+
+
+async def _prepare(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> tuple[Outgoing, Reader]:
+    """What to send to this replica, and who reads its answer."""
+    call, exchange = run.call, run.exchange
+    dialect = DIALECTS[replica.engine]
+
+    def elapsed() -> float:
+        return monotonic() - exchange.started_at
+
+    name = call.model or run.model.id
+    reply = Reply(exchange.request_id, name, run.model.id, int(time()), elapsed)
+    if dialect.carries(call, replica):
+        return dialect.encode(call, replica), dialect.reader(call, reply)
+    wish = wish_of(call)
+    if wish.messages and replica.facts.chat_template is False:
+        wish = as_text(wish)
+    if not wish.messages:
+
+        async def ask(outgoing: Outgoing) -> bytes | None:
+            return await _small(run, pool, outgoing)
+
+        wish = await lengths.fit(wish, replica, dialect, ask)
+    bridge = Bridge(dialect.source(wish), writer_of(call, reply), wish)
+    return dialect.ask(wish, replica, stream=call.stream), bridge
+
+
+async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
+    """Ask a replica something by the way; None where it does not answer that well."""
+    connection = pool.reuse() or await pool.connect(run.timeouts.connect_s)
+    try:
+        connection.send(_head(run, pool, outgoing), outgoing.body)
+        head = await connection.head()
+        body = await _read(connection, HELD_MAX_BYTES)
+    finally:
+        pool.release(connection)
+    return body if head.status == 200 else None
 
 
 async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader) -> None:
@@ -123,12 +164,11 @@ async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -
     exchange.answer_bytes = len(body)
     exchange.first_event_at = now = monotonic()
     run.watch.set(now + run.timeouts.send_s, attempt.client_too_slow)
-    await run.sink.whole(body)
+    await run.sink.whole(body, reader.headers)
 
 
 async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, first: bytes) -> bytes:
     """Read a body that comes in parts; one too large to hold is passed on, which commits."""
-    untouched = not reader.mends and run.call.body is not None  # neither dialect nor surface rewrites it
     timeouts = run.timeouts
     parts, size = [first], len(first)
     while True:
@@ -146,7 +186,7 @@ async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, 
             await run.sink.write(chunk)
             continue
         parts.append(chunk)
-        if size > HELD_MAX_BYTES and untouched:
+        if size > HELD_MAX_BYTES and not reader.mends:
             run.exchange.first_event_at = monotonic()
             await run.sink.pass_on(b"".join(parts), _passable(head))
             parts.clear()

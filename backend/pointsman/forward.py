@@ -16,6 +16,7 @@ from pointsman.conversation import Run, converse
 from pointsman.engines import DIALECTS
 from pointsman.errors import ENGINE_OVERLOADED, NO_REPLICA, UNSUPPORTED, ClientGone, RouterError
 from pointsman.exchange import AttemptRecord
+from pointsman.lengths import Lengths
 from pointsman.registry import Registry
 from pointsman.replica import Replica
 from pointsman.retry import Again, RetryConfig, Stop, next_step
@@ -32,6 +33,7 @@ class Forwarder:
         self._pools = pools
         self._retry = retry
         self._rng = rng
+        self._lengths = Lengths()
 
     async def serve(self, run: Run) -> None:
         """Get an answer for the call and send it to the sink.
@@ -125,7 +127,7 @@ class Forwarder:
         end, detail = attempt.BUG, ""
         try:
             with run.watch:
-                await converse(run, replica, self._pools.of(replica))
+                await converse(run, replica, self._pools.of(replica), self._lengths)
             end = attempt.OK
         except ClientGone:
             end = attempt.CLIENT_ABORT

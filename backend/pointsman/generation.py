@@ -1,5 +1,6 @@
 """What is wanted of an engine and what it says, in words that every API and every engine shares."""
 
+from collections.abc import Callable
 from enum import Enum
 
 import msgspec
@@ -23,35 +24,54 @@ class Token(msgspec.Struct):
 
 
 class Delta(msgspec.Struct):
-    """A piece of an answer: its text, the tokens it is made of where the engine tells, and the end."""
+    """A piece of an answer: its text, the tokens it is made of where they were asked for, and the end.
 
-    text: str
+    `last`: the engine says nothing more.
+    """
+
+    text: str = ""
     tokens: list[Token] = []
     finish: Finish | None = None
+    last: bool = False
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation. `role` is system, user or assistant."""
+
+    role: str
+    content: str
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A text to be continued, and how. None: the engine's own default.
+    """A text to be continued or a conversation to be answered, and how. None: the engine's own default.
 
-    `max_new` None: as much as fits. `grammar` is a JSON schema, or a regular expression where
-    `grammar_is_regex`. `ignored` names what the client asked for and this wish cannot say.
+    Either `prompt` or `messages` is given. `max_new` None: as much as fits. `grammar` is a JSON schema, or a
+    regular expression where `grammar_is_regex`.
     """
 
-    prompt: str
+    prompt: str = ""
+    messages: tuple[Message, ...] = ()
     max_new: int | None = None
+    length_name: str = "max_new_tokens"  # what the client calls `max_new`
     sampling: bool = True  # else the likeliest token each time
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    keeps_stop: bool = False  # a stop sequence stays in the text
+    bare: bool = False  # white space before the text is no part of it
+    first_tokens: int | None = None  # of the prompt; those behind are cut off
     last_tokens: int | None = None  # of the prompt; those before are cut off
+    clamps: bool = False  # a `max_new` beyond the context is lowered; else it is an error
     grammar: msgspec.Raw | None = None
     grammar_is_regex: bool = False
     tells_tokens: bool = False
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # what the client asked for and this wish cannot say
 
 
 class Tokens(msgspec.Struct):
@@ -59,3 +79,16 @@ class Tokens(msgspec.Struct):
 
     prompt: int = 0
     completion: int = 0
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A whole answer. `seconds` is how long it took."""
+
+    text: str
+    finish: Finish
+    tokens: Tokens
+    model_id: str
+    seconds: float
+
+
+Shape = Callable[[Said], dict[str, object]]  # how an API without an engine of its own says an answer

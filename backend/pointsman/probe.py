@@ -10,7 +10,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from socket import gaierror
 from types import TracebackType
@@ -22,11 +22,12 @@ from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
 from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
 from pointsman.replica import Engine, Facts, Health, Replica, State
+from pointsman.stall import StallWatch
 
 _log = logging.getLogger("pointsman.probe")
 
 _ANSWER_MAX_BYTES = 1 << 20
-_STALL_TICK_S = 0.25
+_INVALID = (400, 422)  # by which vLLM and TGI say that there is no chat template
 # httpx limits the wait for each piece of an answer; an answer that drips needs a limit as a whole. It lies
 # beyond httpx's own, since cancelling a call of httpx is the rude way out.
 _BACKSTOP = 2.0
@@ -108,7 +109,7 @@ class Prober:
 
         None: the result was discarded, since our own event loop stood still meanwhile.
         """
-        with _StallWatch() as stall:
+        with StallWatch() as stall:
             result, facts = await self._check(replica)
         if stall.worst_s > self._config.stall_s:
             _log.warning("replica %s: check discarded, the event loop stood still", replica.id)
@@ -147,7 +148,7 @@ class Prober:
         deadline = time.monotonic() + self._config.timeout_s
         try:
             async with asyncio.timeout(self._config.timeout_s * _BACKSTOP):
-                alive = await self._get(replica, dialect.health_path, deadline, read=False)
+                alive = await self._ask(replica, dialect.health_path, deadline, read=False)
                 fault = _judge(dialect.health_path, alive.status, replica)
                 if fault is not None:
                     return fault, None
@@ -163,11 +164,12 @@ class Prober:
     async def _read_facts(
         self, replica: Replica, dialect: Dialect, deadline: float
     ) -> tuple[ProbeResult, Facts | None]:
-        answer = await self._get(replica, dialect.facts_path, deadline)
+        answer = await self._ask(replica, dialect.facts_path, deadline)
         fault = _judge(dialect.facts_path, answer.status, replica)
         if fault is None:
             try:
-                return OK, dialect.read_facts(answer.body)
+                facts = dialect.read_facts(answer.body)
+                return OK, replace(facts, chat_template=await self._template(replica, dialect, deadline))
             except ValueError as sentence:
                 fault = failed(str(sentence))
             except RecursionError:
@@ -179,12 +181,26 @@ class Prober:
             fault = misconfigured(f"the engine is {other}, but the replica is set up as {replica.engine}")
         return fault, None
 
+    async def _template(self, replica: Replica, dialect: Dialect, deadline: float) -> bool | None:
+        """Whether the model has a chat template; asked anew only after the replica was not up."""
+        known = replica.facts.chat_template
+        if known is not None and replica.health.state is State.UP:
+            return known
+        probe = dialect.template_probe()
+        try:
+            answer = await self._ask(replica, probe.path, deadline, content=probe.body)
+        except (httpx.HTTPError, OSError):
+            return known  # its health was good a moment ago; the next check asks again
+        if answer.status == 200:
+            return True
+        return False if answer.status in _INVALID else known
+
     async def _other_engine(self, replica: Replica, deadline: float) -> Engine | None:
         """Which engine answers, if it is one we know but not the one expected."""
         for engine, dialect in self._dialects.items():
             if engine is not replica.engine:
                 try:
-                    answer = await self._get(replica, dialect.facts_path, deadline)
+                    answer = await self._ask(replica, dialect.facts_path, deadline)
                     if answer.status == 200:
                         dialect.read_facts(answer.body)
                         return engine
@@ -192,8 +208,10 @@ class Prober:
                     continue
         return None
 
-    async def _get(self, replica: Replica, path: str, deadline: float, *, read: bool = True) -> "_Answer":
-        """Call a constant path of the replica.
+    async def _ask(
+        self, replica: Replica, path: str, deadline: float, *, read: bool = True, content: bytes | None = None
+    ) -> "_Answer":
+        """Call a constant path of the replica; with content it is a POST.
 
         Raises:
             httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError: no answer.
@@ -202,9 +220,14 @@ class Prober:
         if left_s <= 0:
             raise TimeoutError
         headers = {b"authorization": b"Bearer " + replica.key.encode(errors="replace")} if replica.key else {}
-        url = replica.endpoint.url + path
+        url, method = replica.endpoint.url + path, "GET"
+        if content is not None:
+            method = "POST"
+            headers[b"content-type"] = b"application/json"
         body = bytearray()
-        async with self._client.stream("GET", url, headers=headers, timeout=left_s) as response:
+        async with self._client.stream(
+            method, url, headers=headers, content=content, timeout=left_s
+        ) as response:
             if read:
                 async for piece in response.aiter_raw():
                     body += piece
@@ -217,35 +240,6 @@ class Prober:
 class _Answer:
     status: int
     body: bytes
-
-
-class _StallWatch:
-    """Measures the longest time by which our event loop was late while the context was open."""
-
-    def __enter__(self) -> Self:
-        self.worst_s = 0.0
-        self._loop = asyncio.get_running_loop()
-        self._arm()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self._note()
-
-    def _arm(self) -> None:
-        # A timer's callback runs before the tasks that the same turn of the loop wakes, so the check
-        # cannot end unnoticed between a standstill and this note of it.
-        self._due = time.monotonic() + _STALL_TICK_S
-        self._timer = self._loop.call_later(_STALL_TICK_S, self._tick)
-
-    def _tick(self) -> None:
-        self._note()
-        self._arm()
-
-    def _note(self) -> None:
-        self.worst_s = max(self.worst_s, time.monotonic() - self._due)
 
 
 def _judge(path: str, status: int, replica: Replica) -> ProbeResult | None:

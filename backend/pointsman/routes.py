@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pointsman.call import Fields, Operation
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape, Surface
+from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
@@ -67,8 +68,8 @@ class Routes:
 
 
 def _table(media_hosts: tuple[str, ...]) -> list[Route]:
-    openai, tgi, backend_api = OpenAI(media_hosts), Tgi(media_hosts), BackendApi()
-    undecided = Undecided(tgi, backend_api)
+    openai, tgi, backend_api, distilgpt2 = OpenAI(media_hosts), Tgi(media_hosts), BackendApi(), DistilGpt2()
+    undecided = Undecided(tgi, backend_api, distilgpt2)
     plain: list[tuple[str, str, Operation, Surface, bool]] = [
         ("POST", "/v1/chat/completions", Operation.CHAT, openai, False),
         ("POST", "/v1/completions", Operation.COMPLETION, openai, False),
@@ -78,6 +79,8 @@ def _table(media_hosts: tuple[str, ...]) -> list[Route]:
         ("POST", "/tokenize", Operation.TOKENIZE, tgi, False),
         ("POST", "/chat_tokenize", Operation.CHAT_TOKENIZE, tgi, False),
         ("GET", "/info", Operation.INFO, tgi, False),
+        ("POST", "/complete", Operation.COMPLETION, distilgpt2, False),
+        ("POST", "/chat/completions", Operation.CHAT, distilgpt2, False),
     ]
     table = []
     for scope in ("", "/models/{model_id}"):

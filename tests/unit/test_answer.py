@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from clockwork import Clockwork
@@ -23,7 +22,6 @@ from pointsman.errors import (
     RouterError,
 )
 from pointsman.exchange import AttemptRecord, Exchange
-from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 
@@ -110,7 +108,7 @@ async def test_a_whole_answer_is_begun_and_ended_once(monkeypatch: pytest.Monkey
     """Its head tells the length, what it is, whose it is, how long it took, and what the page may know."""
     monkeypatch.setattr(answer_module, "monotonic", lambda: 12.5)
     answer, wire = made(exchange=fresh(tried=1))
-    await answer.whole(b"{}")
+    await answer.whole(b"{}", b"")
     assert wire.did == ["begin", "end"]
     assert wire.blocks == [b"{}"]
     assert wire.heads == [
@@ -132,24 +130,12 @@ async def test_a_whole_answer_is_begun_and_ended_once(monkeypatch: pytest.Monkey
     assert (answer.committed, answer.finished, answer.exchange.status) == (True, True, 200)
 
 
-async def test_a_whole_answer_takes_the_surfaces_words() -> None:
-    """And its length is that of what is sent, not of what the engine said."""
-    wire = Wire()
-    answer = Answer(wire, fresh(), Tgi(), [])
-    answer.expect(BackendApi(), Call(Api.TGI, Operation.GENERATE, None), 10.0)
-    await answer.whole(b'{"generated_text":"hi","details":null}')
-    assert msgspec.json.decode(wire.sent) == {"generated_text": "hi", "model_id": "gemma"}
-    assert wire.heads[0][2] == len(wire.sent)
-
-
-async def test_an_answer_no_surface_can_read_commits_nothing() -> None:
-    """A bug there can still be answered as what it is."""
+async def test_a_whole_answer_may_bring_headers() -> None:
+    """What an engine counted stands in the head, before ours."""
     answer, wire = made()
-    answer.expect(BackendApi(), CHAT, 10.0)
-    with pytest.raises(msgspec.DecodeError):
-        await answer.whole(b"{}")
-    assert not answer.committed
-    assert wire.did == []
+    await answer.whole(b"{}", b"x-prompt-tokens: 3\r\n")
+    assert b"x-prompt-tokens: 3" in wire.heads[0][1]
+    assert wire.heads[0][2] == len(wire.sent) == 2
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -157,7 +143,7 @@ async def test_an_answer_is_committed_while_its_client_takes_it(*, whole: bool) 
     """Who is cut off there must not get another attempt's answer after it; finished is only the last byte."""
     answer, wire = made()
     wire.takes_s = 30.0
-    sending = asyncio.ensure_future(answer.whole(b"{}") if whole else answer.pass_on(b"{", None))
+    sending = asyncio.ensure_future(answer.whole(b"{}", b"") if whole else answer.pass_on(b"{", None))
     await asyncio.sleep(1)
     assert (answer.committed, answer.finished) == (True, False)
     sending.cancel()
@@ -191,7 +177,7 @@ async def test_a_large_answer_is_passed_on_in_parts(length: int | None) -> None:
 async def test_the_head_tells_who_was_asked(exchange: Exchange, told: list[bytes], *, refused: bool) -> None:
     """Only what is known; the attempt that is being answered counts, though it is not recorded yet."""
     answer, wire = made(exchange=exchange)
-    await (answer.refuse(RouterError(NO_REPLICA)) if refused else answer.whole(b"{}"))
+    await (answer.refuse(RouterError(NO_REPLICA)) if refused else answer.whole(b"{}", b""))
     ours = [line.removeprefix(b"x-pointsman-") for line in wire.lines if line.startswith(b"x-pointsman-")]
     assert ours == told
 
@@ -202,7 +188,7 @@ async def test_the_head_tells_what_the_engine_had_nothing_for() -> None:
         exchange = fresh()
         exchange.ignored = ignored
         answer, wire = made(exchange=exchange)
-        await answer.whole(b"{}")
+        await answer.whole(b"{}", b"")
         assert [told for told in wire.lines if told.startswith(b"x-pointsman-ignored")] == line
 
 

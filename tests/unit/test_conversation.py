@@ -20,6 +20,8 @@ from pointsman.connection import Connection
 from pointsman.conversation import HELD_MAX_BYTES, Run, converse
 from pointsman.errors import ClientGone, RouterError
 from pointsman.exchange import Exchange
+from pointsman.generation import Message, Wish
+from pointsman.lengths import Lengths
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Replica
@@ -143,7 +145,7 @@ class Client:
     async def write(self, block: bytes, *, last: bool = False) -> None:
         await self._take("end" if last else "write", block)
 
-    async def whole(self, body: bytes) -> None:
+    async def whole(self, body: bytes, lines: bytes) -> None:
         self.committed = True
         await self._take("whole", body)
 
@@ -185,7 +187,7 @@ class Talk:
     async def go(self) -> None:
         try:
             with self.run.watch:
-                await converse(self.run, self.replica, self.pool)
+                await converse(self.run, self.replica, self.pool, Lengths())
         finally:
             assert self.pool.active == 0
 
@@ -206,7 +208,10 @@ def asking(
 ) -> Talk:
     """An attempt at an engine that does these deeds when it is asked."""
     fields = msgspec.json.decode(BODY, type=dict[str, msgspec.Raw])
-    call = Call(Api.OPENAI, operation, "gemma", stream, None if translated else BODY, fields)
+    call = Call(Api.OPENAI, operation, "gemma", stream, BODY, fields)
+    if translated:
+        wish = Wish(messages=(Message("user", "Hi"),))
+        call = Call(Api.PLAIN, operation, "gemma", stream, wish=wish, shape=lambda said: {"text": said.text})
     entry = ReplicaConfig(Endpoint("http", "10.0.0.9", 8000, "/base"), engine, "gemma", key="secret")
     registry = Registry([ModelConfig("gemma", (entry,), "Gemma", timeouts=timeouts)], RetryConfig())
     model = registry.models["gemma"]

@@ -20,6 +20,7 @@ from pointsman.conversation import Run
 from pointsman.errors import INVALID_PARAMETER, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
+from pointsman.lengths import Lengths
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Health, Replica, State
@@ -100,7 +101,7 @@ class Client:
 
     async def write(self, block: bytes, *, last: bool = False) -> None: ...
 
-    async def whole(self, body: bytes) -> None: ...
+    async def whole(self, body: bytes, lines: bytes) -> None: ...
 
     async def pass_on(self, first: bytes, length: int | None) -> None: ...
 
@@ -138,7 +139,7 @@ class Stage:
     def in_flight(self) -> int:
         return sum(replica.in_flight for replica in self.pool)
 
-    async def converse(self, run: Run, replica: Replica, pool: Pool) -> None:
+    async def converse(self, run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> None:
         assert run is self.run
         self.asked.append(replica.id[-1])
         self.at.append(round(now() - 1000.0, 6))

@@ -41,6 +41,7 @@ FOREVER_S = 1e6
 HERE = Endpoint("http", "127.0.0.1", 9)
 CHAT = "/v1/chat/completions"
 CHAT_BODY = b'{"messages":[]}'
+HELLO = b'{"messages":[{"role":"user","content":"Hello"}]}'
 BODIES = {
     CHAT: CHAT_BODY,
     "/v1/completions": b'{"prompt":"a"}',
@@ -150,7 +151,7 @@ class Stage:
         if self.act is not None:
             await self.act(run)
         else:
-            await run.sink.whole(b'{"generated_text":"hi"}')
+            await run.sink.whole(b'{"generated_text":"hi"}', b"")
 
     async def request(
         self,
@@ -414,7 +415,7 @@ async def test_a_client_that_has_its_whole_answer_may_leave() -> None:
 
     async def act(run: Run) -> None:
         with run.watch:
-            await run.sink.whole(b"{}")
+            await run.sink.whole(b"{}", b"")
             wire.leave()
             await asyncio.sleep(0.1)
 
@@ -639,7 +640,7 @@ TWO = [
         (f"/models/gpt-4o{CHAT}", CHAT_BODY, "gemma", None),
         (f"/models/falcon{CHAT}", b'{"messages":[],"model":"gemma"}', "falcon", None),
         ("/generate", b'{"prompt":"a","model_id":"f"}', "falcon", "f"),
-        ("/tokenize", b'{"inputs":"a"}', "falcon", None),
+        ("/tokenize", b'{"inputs":"a"}', "gemma", None),
         ("/v1/embeddings", b'{"input":"a"}', "gemma", None),
     ],
 )
@@ -673,6 +674,9 @@ OF_EACH_SURFACE = [
     ("tgi", "/chat_tokenize", CHAT_BODY),
     ("tgi", "/info", b""),
     ("backend_api", "/generate", b'{"prompt":"a","model_id":null}'),
+    ("distilgpt2", "/generate", b'{"prompt":"a"}'),
+    ("distilgpt2", "/complete", b'{"prompt":"a"}'),
+    ("distilgpt2", "/chat/completions", HELLO),
 ]
 
 
@@ -719,6 +723,8 @@ async def test_a_default_that_nobody_is_is_no_other_model(
         ("/v1/completions", b'{"prompt":"a"}', "distilgpt2"),
         ("/generate", b'{"inputs":"a"}', "distilgpt2"),
         ("/generate", b'{"prompt":"a"}', "distilgpt2"),
+        ("/complete", b'{"prompt":"a"}', "distilgpt2"),
+        ("/chat/completions", HELLO, "gemma"),
         ("/tokenize", b'{"inputs":"a"}', "distilgpt2"),
     ],
 )

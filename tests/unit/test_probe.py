@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 import socket
 import ssl
 import time
@@ -16,8 +17,9 @@ import httpx
 import pytest
 
 from pointsman.health import HealthConfig, Outcome
-from pointsman.probe import Prober, _StallWatch, _unanswered
+from pointsman.probe import Prober, _unanswered
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
+from pointsman.stall import StallWatch
 
 pytestmark = pytest.mark.anyio
 
@@ -33,11 +35,16 @@ INFO = (
 TGI_MODELS = (
     b'{"object":"list","data":[{"id":"distilgpt2","object":"model","created":0,"owned_by":"distilgpt2"}]}'
 )
-VLLM_ROUTES: dict[str, tuple[int, bytes]] = {"/health": (200, b""), "/v1/models": (200, MODELS)}
+VLLM_ROUTES: dict[str, tuple[int, bytes]] = {
+    "/health": (200, b""),
+    "/v1/models": (200, MODELS),
+    "/tokenize": (200, b'{"count":9}'),
+}
 TGI_ROUTES: dict[str, tuple[int, bytes]] = {
     "/health": (200, b""),
     "/info": (200, INFO),
     "/v1/models": (200, TGI_MODELS),
+    "/chat_tokenize": (422, b'{"error":"Template error: template not found","error_type":"template_error"}'),
 }
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -45,7 +52,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass
 class SmallEngine:
-    """Answers GETs from a table that a test may change; keeps the heads of all requests."""
+    """Answers from a table that a test may change; keeps the heads of all requests."""
 
     routes: dict[str, tuple[int, bytes]]
     heads: list[str] = field(default_factory=list)
@@ -53,6 +60,8 @@ class SmallEngine:
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
+        told = re.search(r"content-length: (\d+)", head)
+        await reader.readexactly(int(told[1]) if told else 0)
         status, body = self.routes.get(head.split(" ")[1], (404, b'{"detail":"Not Found"}'))
         length = f"content-length: {len(body)}\r\n"
         writer.write(f"HTTP/1.1 {status} Said\r\nlocation: /elsewhere\r\n{length}\r\n".encode() + body)
@@ -126,8 +135,8 @@ async def test_facts_of_a_vllm_engine() -> None:
     engine = SmallEngine(VLLM_ROUTES)
     replica = await check(engine)
     assert replica.health.state is State.UP
-    assert replica.facts == Facts(names=("gemma", "my-lora"), max_total_tokens=8192)
-    assert engine.asked() == ["/health", "/v1/models"]
+    assert replica.facts == Facts(names=("gemma", "my-lora"), max_total_tokens=8192, chat_template=True)
+    assert engine.asked() == ["/health", "/v1/models", "/tokenize"]
     assert replica.max_in_flight is None
 
 
@@ -136,8 +145,8 @@ async def test_facts_of_a_tgi_engine() -> None:
     engine = SmallEngine(TGI_ROUTES)
     replica = await check(engine, Engine.TGI)
     assert replica.health.state is State.UP
-    assert replica.facts == Facts(("distilgpt2",), "3.3.5", 1024, 128)
-    assert engine.asked() == ["/health", "/info"]
+    assert replica.facts == Facts(("distilgpt2",), "3.3.5", 1024, 128, chat_template=False)
+    assert engine.asked() == ["/health", "/info", "/chat_tokenize"]
     assert replica.max_in_flight is None
 
 
@@ -150,7 +159,7 @@ async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytes
     with_key, without = SmallEngine(VLLM_ROUTES), SmallEngine(VLLM_ROUTES)
     await check(with_key, key="s3cret")
     await check(without)
-    assert len(with_key.heads) == len(without.heads) == 2
+    assert len(with_key.heads) == len(without.heads) == 3
     assert all("authorization: Bearer s3cret\r\n" in head for head in with_key.heads)
     assert not any("authorization" in head.lower() for head in without.heads)
 
@@ -172,7 +181,7 @@ async def test_each_call_has_a_connection_of_its_own() -> None:
             await prober.probe_once(replica)
         assert connections(prober) == 0
     assert replica.health.rises == 3
-    assert opened == len(engine.heads) == 6
+    assert opened == len(engine.heads) == 2 * 3 + 1
 
 
 async def test_a_base_path_is_kept() -> None:
@@ -410,7 +419,7 @@ async def test_a_check_during_a_standstill_is_discarded() -> None:
 
 async def test_a_standstill_right_before_the_end_counts() -> None:
     """A standstill is noticed even if no timer has run since."""
-    with _StallWatch() as stall:
+    with StallWatch() as stall:
         time.sleep(0.4)
     assert stall.worst_s > 0.1
 

@@ -27,6 +27,8 @@ PATHS = {
     ("POST", "/tokenize"): Operation.TOKENIZE,
     ("POST", "/chat_tokenize"): Operation.CHAT_TOKENIZE,
     ("GET", "/info"): Operation.INFO,
+    ("POST", "/complete"): Operation.COMPLETION,
+    ("POST", "/chat/completions"): Operation.CHAT,
 }
 
 
@@ -106,7 +108,7 @@ def test_only_generate_stream_streams_by_itself() -> None:
     ("path", "body", "surface"),
     [
         ("/generate", b'{"inputs":"x"}', "tgi"),
-        ("/generate", b'{"prompt":"x"}', "backend_api"),
+        ("/generate", b'{"prompt":"x"}', "distilgpt2"),
         ("/v1/completions", b'{"prompt":"x"}', "openai"),
         ("/v1/embeddings", b'{"inputs":"x"}', "openai"),
         ("/", b'{"prompt":"x"}', "tgi"),

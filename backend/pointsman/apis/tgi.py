@@ -1,9 +1,9 @@
 """TGI's own words: what `/generate` asks for, and how it answers. Source: `contracts/tgi.md` 3 and 4.1."""
 
-from typing import TypeVar
-
 import msgspec
 
+from pointsman.apis.base import decode
+from pointsman.apis.fields import Table, ignored, refused, sort_out, translated
 from pointsman.call import Call, Fields, Operation
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.generation import Delta, Finish, Token, Tokens, Wish
@@ -25,12 +25,31 @@ _SAMPLING = ("temperature", "top_k", "top_p", "typical_p")
 _STOPS_MAX = 4
 _FINISH = {Finish.END: "eos_token", Finish.LENGTH: "length", Finish.STOP: "stop_sequence"}
 
-
-_T = TypeVar("_T")
+# TGI's parameters before an engine that is not TGI.
+FIELDS: Table = {
+    "adapter_id": refused("is not offered by this model's engine; name the adapter as the model"),
+    "best_of": refused("other than 1 is not offered by this model's engine", b"1"),
+    "decoder_input_details": ignored("the prompt's tokens are not told"),
+    "details": translated(),
+    "do_sample": translated("to temperature"),
+    "frequency_penalty": translated(),
+    "grammar": translated("to `structured_outputs`"),
+    "max_new_tokens": translated("to `max_tokens`; without it as many as fit, as TGI has it"),
+    "repetition_penalty": translated(),
+    "return_full_text": translated(),
+    "seed": translated("lowered to 63 bits"),
+    "stop": translated("at most 4; the sequence stays in the text, as TGI has it"),
+    "temperature": translated(),
+    "top_k": translated(),
+    "top_n_tokens": ignored("", b"0"),
+    "top_p": translated(),
+    "truncate": translated("to `truncate_prompt_tokens`"),
+    "typical_p": ignored("", b"1", b"1.0"),
+    "watermark": ignored(),
+}
 
 
 class _Parameters(msgspec.Struct):
-    best_of: int | None = None
     temperature: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -42,13 +61,11 @@ class _Parameters(msgspec.Struct):
     return_full_text: bool | None = None
     stop: list[str] = []
     truncate: int | None = None
-    watermark: bool = False
     details: bool = False
     decoder_input_details: bool = False
     seed: int | None = None
     top_n_tokens: int | None = None
     grammar: msgspec.Raw = msgspec.Raw(b"null")
-    adapter_id: str | None = None
 
 
 class _Grammar(msgspec.Struct):
@@ -64,7 +81,7 @@ def read(call: Call) -> Wish:
     Raises:
         RouterError: INVALID_PARAMETER, with TGI's own sentence.
     """
-    prompt = _decode(call.fields, "inputs", str)
+    prompt = decode(call.fields, "inputs", str)
     if not prompt:
         raise _invalid("inputs", "cannot be empty")
     asked = _parameters(call)
@@ -72,10 +89,11 @@ def read(call: Call) -> Wish:
         value = getattr(asked, name)
         if value is not None and not (least < value <= most or (value == least and not exclusive)):
             raise _invalid(name, f"{sentence}. Given: {value:g}")
+    told = sort_out(_given(call), FIELDS)
     _refuse_what_cannot_be(asked, streams=call.stream)
     grammar, is_regex = _grammar(asked)
     return Wish(
-        prompt,
+        prompt=prompt,
         max_new=asked.max_new_tokens,
         sampling=asked.temperature != 0
         and (asked.do_sample or any(getattr(asked, name) is not None for name in _SAMPLING)),
@@ -86,11 +104,12 @@ def read(call: Call) -> Wish:
         frequency_penalty=asked.frequency_penalty,
         seed=asked.seed,
         stop=tuple(asked.stop),
+        keeps_stop=True,
         last_tokens=asked.truncate,
         tells_tokens=call.stream or asked.details or asked.decoder_input_details,
         grammar=grammar,
         grammar_is_regex=is_regex,
-        ignored=tuple(_ignored(asked)),
+        ignored=told,
     )
 
 
@@ -100,7 +119,7 @@ def form(call: Call) -> "Form":
     full = asked.return_full_text
     wraps = call.operation is Operation.COMPAT
     return Form(
-        prefix=_decode(call.fields, "inputs", str) if (wraps if full is None else full) else "",
+        prefix=decode(call.fields, "inputs", str) if (wraps if full is None else full) else "",
         details=asked.details or asked.decoder_input_details,
         listed=wraps,
         seed=asked.seed,
@@ -108,31 +127,23 @@ def form(call: Call) -> "Form":
 
 
 def _parameters(call: Call) -> _Parameters:
-    if bytes(call.fields.get("parameters", b"null")) == b"null":
-        return _Parameters(do_sample=True)  # without any parameters TGI samples
-    return _decode(call.fields, "parameters", _Parameters)
+    if "parameters" in call.fields and bytes(call.fields["parameters"]) != b"null":
+        return decode(call.fields, "parameters", _Parameters)
+    return _Parameters(do_sample=True)  # without any parameters TGI samples
+
+
+def _given(call: Call) -> Fields:
+    raw = call.fields.get("parameters", msgspec.Raw(b"{}"))
+    return {} if bytes(raw) == b"null" else msgspec.json.decode(raw, type=Fields)
 
 
 def _refuse_what_cannot_be(asked: _Parameters, *, streams: bool) -> None:
     if len(asked.stop) > _STOPS_MAX:
         raise _invalid("stop", f"supports up to {_STOPS_MAX} stop sequences. Given: {len(asked.stop)}")
-    if asked.best_of not in (None, 1):
-        raise _invalid("best_of", "other than 1 is not offered by this model's engine")
-    if asked.adapter_id is not None:
-        raise _invalid("adapter_id", "is not offered by this model's engine; name the adapter as the model")
     if asked.decoder_input_details and streams:
         raise _invalid("decoder_input_details", "== true is not supported when streaming tokens")
     if asked.seed is not None and not 0 <= asked.seed < 2**64:
         raise _invalid("seed", "must fit into 64 bits")
-
-
-def _ignored(asked: _Parameters) -> list[str]:
-    names = [name for name in ("watermark", "decoder_input_details") if getattr(asked, name)]
-    if asked.typical_p not in (None, 1):
-        names.append("typical_p")
-    if asked.top_n_tokens:
-        names.append("top_n_tokens")
-    return names
 
 
 def _grammar(asked: _Parameters) -> tuple[msgspec.Raw | None, bool]:
@@ -145,15 +156,6 @@ def _grammar(asked: _Parameters) -> tuple[msgspec.Raw | None, bool]:
     if told.type not in ("json", "json_schema", "regex"):
         raise _invalid("grammar", "must have the type json, json_schema or regex")
     return told.value, told.type == "regex"
-
-
-def _decode(fields: Fields, name: str, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(fields.get(name, b"null"), type=kind)
-    except msgspec.ValidationError as error:
-        told, _, where = str(error).partition(" - at `$")
-        inner = where.strip("`").lstrip(".")
-        raise _invalid(f"{name}.{inner}" if inner else name, f"is of the wrong kind: {told}") from None
 
 
 def _invalid(name: str, sentence: str) -> RouterError:
@@ -183,11 +185,6 @@ class Writer:
         self._index = 0
         self._texts: list[str] = []
         self._last: tuple[Token, Finish] | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything of an answer came."""
-        return bool(self._texts)
 
     def write(self, delta: Delta) -> bytes:
         """The events of one delta: one for each token."""

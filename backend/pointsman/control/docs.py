@@ -28,6 +28,10 @@ _GENERATE_FORMS = {
         "summary": "with model_id",
         "value": {"model_id": "distilgpt2", "prompt": "Once upon a time", "max_new_tokens": 32},
     },
+    "prompt": {
+        "summary": "prompt alone; the text includes it",
+        "value": {"prompt": "Once upon a time", "max_length": 32},
+    },
 }
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 1}
@@ -58,7 +62,7 @@ _ERRORS = {
     404: "Unknown model; the known ones are named",
     413: "Body too large",
     415: "Not application/json",
-    422: "A field is wrong (TGI's and seed 003's shapes)",
+    422: "A field is wrong (TGI's shape and those with `detail`)",
     502: "The engine failed",
     503: "No replica is up, or all are full; see Retry-After",
     504: "The engine was silent too long",

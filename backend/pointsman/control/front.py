@@ -13,6 +13,7 @@ from pointsman.origin import CorsConfig, preflight
 from pointsman.plane import request_id
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape
+from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
@@ -25,7 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/health", "/live", "/ready"})  # for load balancers; they tell strangers little
 _OPENAI = OpenAI()
-_PLAIN = Undecided(Tgi(), BackendApi())
+_PLAIN = Undecided(Tgi(), BackendApi(), DistilGpt2())
 
 
 def shape_of(path: str) -> ErrorShape:

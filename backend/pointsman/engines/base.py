@@ -11,9 +11,10 @@ from typing import Protocol
 import msgspec
 
 from pointsman import attempt
+from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
-from pointsman.generation import Tokens
+from pointsman.generation import Delta, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
@@ -52,12 +53,18 @@ class Outgoing(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """Reads the answer to one call and gives it in the words of the call's API."""
 
-    tokens: Tokens
     mends: bool  # whether events must be rewritten one by one
     marks: tuple[bytes, ...]  # one is in each event that is more than content; such events are looked at
     last_mark: (
         bytes  # is in a terminal event and in no other, should it be too large to hold; empty: never is
     )
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+    @property
+    def headers(self) -> bytes:
+        """Lines for a whole answer's head, each ended by CR LF."""
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
         """Take what the answer's headers tell; names in lower case."""
@@ -80,22 +87,87 @@ class Reader(Protocol):
         """
 
 
+class Source(Protocol):
+    """Reads the answer to one wish, as deltas."""
+
+    tokens: Tokens
+    leaves: tuple[str, ...]  # stop sequences at which the engine does not end, or that it leaves in the text
+
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        """Take what the answer's headers tell; names in lower case."""
+
+    def read(self, data: bytes) -> Delta | None:
+        """Read one event by its data; None: it says nothing.
+
+        Raises:
+            AttemptFailed: the event is an error, an abort or nonsense.
+        """
+
+    def whole(self, body: bytes) -> Delta:
+        """Read a whole answer.
+
+        Raises:
+            AttemptFailed: the answer is no answer, or the engine aborted it.
+        """
+
+
+class Tokenized(msgspec.Struct, frozen=True):
+    """A text as the engine counts it. `ends`: where in it each token ends, in bytes; empty: not told."""
+
+    count: int
+    ends: tuple[int, ...] = ()
+
+
 class Dialect(Protocol):
-    """One file per engine."""
+    """One file per engine.
+
+    A call that the dialect carries passes as it is, but for what this engine says otherwise; of any other
+    call a wish is made, and the engine is asked for that.
+    """
 
     engine: Engine
     idle_expiry_s: float
     health_path: str
     facts_path: str
     body_max_bytes: int | None
+    goes_on: bool  # a text without a length goes on to the end of the context
 
     def read_facts(self, payload: bytes) -> Facts: ...
 
-    def speaks(self, call: Call) -> bool: ...
+    def template_probe(self) -> Outgoing:
+        """A request that generates nothing, and fails as invalid where the model has no chat template."""
 
-    def encode(self, call: Call, replica: Replica) -> Outgoing: ...
+    def speaks(self, call: Call) -> bool:
+        """Whether the call can be answered, in whichever way."""
 
-    def reader(self, call: Call, request_id: str, public_name: str) -> Reader: ...
+    def carries(self, call: Call, replica: Replica) -> bool:
+        """Whether the call can pass without a wish."""
+
+    def encode(self, call: Call, replica: Replica) -> Outgoing:
+        """Write a call that is carried.
+
+        Raises:
+            RouterError: the call asks for what this engine would silently ignore or must not be asked.
+        """
+
+    def reader(self, call: Call, reply: Reply) -> Reader:
+        """What reads the answer to a call that is carried."""
+
+    def ask(self, wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
+        """Ask for a wish."""
+
+    def source(self, wish: Wish) -> Source:
+        """What reads the answer to a wish."""
+
+    def tokenize(self, text: str, replica: Replica) -> Outgoing:
+        """Ask how many tokens a text has."""
+
+    def read_tokenized(self, body: bytes, text: str) -> Tokenized:
+        """Read the answer to that.
+
+        Raises:
+            AttemptFailed: it is none.
+        """
 
 
 def engine_message(body: bytes) -> str | None:

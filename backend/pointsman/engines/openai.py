@@ -41,14 +41,19 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class Usage(msgspec.Struct):
+    """The counts that an engine tells."""
+
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
+
+    def counted(self) -> Tokens:
+        return Tokens(self.prompt_tokens or 0, self.completion_tokens or 0)
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Usage | None = None
     error: msgspec.Raw = ABSENT
     object: str | None = None
 
@@ -60,7 +65,7 @@ class _Finish(msgspec.Struct):
 class _Whole(msgspec.Struct):
     choices: list[_Finish] | None = None
     data: msgspec.Raw = ABSENT
-    usage: _Usage | None = None
+    usage: Usage | None = None
     error: msgspec.Raw = ABSENT
     object: str | None = None
 
@@ -87,6 +92,7 @@ def decode_object(body: bytes) -> dict[str, object]:
 class OpenAIReader:
     """Reads vLLM's answers, which pass untouched."""
 
+    headers = b""
     mends = False
     marks: tuple[bytes, ...] = (b"[DONE]", b'"error"', b'"abort"', b'"usage":{')
     last_mark = b""
@@ -112,7 +118,7 @@ class OpenAIReader:
         if given(chunk.error) or chunk.object == "error":
             raise judge_error(decode_object(data), self._operation)
         if chunk.usage is not None:
-            self._count(chunk.usage)
+            self.tokens = chunk.usage.counted()
         seen = Seen.QUIET
         for choice in chunk.choices or ():
             if choice.finish_reason == "abort":
@@ -150,12 +156,8 @@ class OpenAIReader:
             if choice.finish_reason == "abort":
                 raise AttemptFailed(attempt.ABORTED, "finish_reason abort")
         if answer.usage is not None:
-            self._count(answer.usage)
+            self.tokens = answer.usage.counted()
         return body
-
-    def _count(self, usage: _Usage) -> None:
-        self.tokens.prompt = usage.prompt_tokens or 0
-        self.tokens.completion = usage.completion_tokens or 0
 
 
 def _has_content(delta: _Delta | None) -> bool:

@@ -3,14 +3,15 @@
 import msgspec
 
 from pointsman import attempt
+from pointsman.apis.base import Reply
+from pointsman.apis.fields import sort_out
 from pointsman.attempt import AttemptFailed
-from pointsman.call import Api, Call, Fields, Operation
-from pointsman.engines.base import Outgoing, Reader, Seen, join, judge_error
+from pointsman.call import Api, Call, Operation
+from pointsman.engines import chat, tgi_fields, tgi_text
+from pointsman.engines.base import Outgoing, Reader, Seen, Source, Tokenized, join, judge_error
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
-from pointsman.engines.response_format import for_tgi
-from pointsman.errors import INVALID_PARAMETER, RouterError
-from pointsman.generation import Tokens
+from pointsman.generation import Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 from pointsman.sse import frame
 
@@ -22,7 +23,13 @@ _NATIVE = {
     Operation.INFO: "/info",
 }
 _FINISH = {"eos_token": "stop", "stop_sequence": "stop", "": None}
-_SAMPLING = ("temperature", "top_k", "top_p", "typical_p")
+_PROBE = b'{"model":"tgi","messages":[{"role":"user","content":"Hello"}]}'
+# Headers of TGI's own that reach its clients (tgi.md 3.3).
+_COUNTS = (
+    *(b"x-compute-type", b"x-compute-time", b"x-compute-characters", b"x-total-time", b"x-validation-time"),
+    *(b"x-queue-time", b"x-inference-time", b"x-time-per-token", b"x-prompt-tokens", b"x-generated-tokens"),
+)
+_NOT_IN_CHAT = ("top_k", "min_p", "repetition_penalty")  # what TGI's chat route does not know
 
 
 class Tgi:
@@ -33,6 +40,7 @@ class Tgi:
     health_path = "/health"
     facts_path = "/info"
     body_max_bytes: int | None = 2_000_000  # TGI's own --payload-limit (tgi.md section 2)
+    goes_on = True
 
     def read_facts(self, payload: bytes) -> Facts:
         """Read `GET /info`.
@@ -46,10 +54,16 @@ class Tgi:
             raise ValueError("GET /info is not TGI's: is this another engine?") from None
         return Facts((info.model_id,), info.version, info.max_total_tokens, info.max_concurrent_requests)
 
+    def template_probe(self) -> Outgoing:
+        return Outgoing("POST", "/chat_tokenize", _PROBE)
+
     def speaks(self, call: Call) -> bool:
-        if call.api is Api.OPENAI:
-            return call.operation in (Operation.CHAT, Operation.COMPLETION)
-        return call.operation in _NATIVE
+        return call.operation is not Operation.EMBEDDING
+
+    def carries(self, call: Call, replica: Replica) -> bool:
+        if call.api is Api.PLAIN:
+            return False
+        return call.operation is not Operation.CHAT or replica.facts.chat_template is not False
 
     def encode(self, call: Call, replica: Replica) -> Outgoing:
         """Translate what TGI would refuse; everything else passes untouched.
@@ -61,7 +75,9 @@ class Tgi:
             return Outgoing("GET", "/info", b"")
         refuse_remote_images(call.fields, call.body)
         if call.api is Api.OPENAI:
-            return Outgoing("POST", ROUTES[call.operation], join(_openai_fields(call.fields)))
+            ignored = sort_out(call.fields, tgi_fields.TABLES[call.operation])
+            body = join(tgi_fields.openai(call.fields))
+            return Outgoing("POST", ROUTES[call.operation], body, ignored)
         path = _NATIVE[call.operation]
         if call.operation is Operation.GENERATE and call.stream:
             path = "/generate_stream"
@@ -69,15 +85,33 @@ class Tgi:
         if call.operation is Operation.CHAT_TOKENIZE:
             fields = {**fields, "model": msgspec.Raw(b'"tgi"')}
         elif "parameters" in fields:
-            fields = _native_fields(fields)
+            fields = tgi_fields.native(fields)
         if call.body is not None and fields is call.fields:
             return Outgoing("POST", path, call.body)
         return Outgoing("POST", path, join(fields))
 
-    def reader(self, call: Call, request_id: str, public_name: str) -> Reader:
-        if call.api is Api.OPENAI:
-            return _MendingReader(call, request_id, public_name)
-        return TgiReader(call)
+    def reader(self, call: Call, reply: Reply) -> Reader:
+        return _MendingReader(call, reply) if call.api is Api.OPENAI else TgiReader(call)
+
+    def ask(self, wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
+        if not wish.messages:
+            return tgi_text.ask(wish, stream=stream)
+        fields = tgi_fields.openai(chat.fields(wish, stream=stream))
+        told = tuple([name for name in _NOT_IN_CHAT if fields.pop(name, None) is not None])
+        return Outgoing("POST", ROUTES[Operation.CHAT], join(fields), wish.ignored + told)
+
+    def source(self, wish: Wish) -> Source:
+        return chat.ChatSource() if wish.messages else tgi_text.GenerateSource(wish)
+
+    def tokenize(self, text: str, replica: Replica) -> Outgoing:
+        return Outgoing("POST", "/tokenize", msgspec.json.encode({"inputs": text}))
+
+    def read_tokenized(self, body: bytes, text: str) -> Tokenized:
+        try:
+            tokens = msgspec.json.decode(body, type=list[_Token])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise AttemptFailed(attempt.JUNK, "no tokens") from None
+        return Tokenized(len(tokens), tuple([token.stop for token in tokens if token.stop]))
 
 
 class _Info(msgspec.Struct):
@@ -87,61 +121,8 @@ class _Info(msgspec.Struct):
     max_concurrent_requests: int | None = None
 
 
-def _number(value: msgspec.Raw | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        return msgspec.json.decode(value, type=float)
-    except msgspec.DecodeError:
-        return None  # not a number: TGI names the field
-
-
-def _native_fields(fields: Fields) -> Fields:
-    """Say temperature 0 as greedy and leave out a top_p or typical_p of 1, which TGI refuses.
-
-    Naming any of these had turned sampling on; what is left must not turn it off (tgi.md 3.1).
-    """
-    try:
-        given = msgspec.json.decode(fields["parameters"], type=Fields | None)
-    except msgspec.DecodeError:
-        return fields
-    if given is None:
-        return fields
-    parameters = dict(given)
-    for name in ("top_p", "typical_p"):
-        number = _number(parameters.get(name))
-        if number is not None and number >= 1.0 and number < 1.0 + 1e-6:
-            del parameters[name]
-            parameters.setdefault("do_sample", msgspec.Raw(b"true"))
-    if _number(parameters.get("temperature")) == 0.0 or _number(parameters.get("top_p")) == 0.0:
-        for name in _SAMPLING:
-            parameters.pop(name, None)
-        parameters["do_sample"] = msgspec.Raw(b"false")
-    if parameters == given:
-        return fields
-    return {**fields, "parameters": msgspec.Raw(join(parameters))}
-
-
-def _openai_fields(fields: Fields) -> Fields:
-    """Name the model as TGI wants it; leave out what it refuses or takes for something else."""
-    kept = {name: value for name, value in fields.items() if bytes(value) != b"null"}
-    kept["model"] = msgspec.Raw(b'"tgi"')  # any other name is taken for a LoRA adapter (tgi.md 5.1)
-    if (_number(kept.get("n")) or 1) > 1:
-        raise RouterError(INVALID_PARAMETER, "`n` above 1 is not possible on this engine.", param="n")
-    for name in ("presence_penalty", "frequency_penalty"):
-        if _number(kept.get(name)) == 0.0:
-            del kept[name]  # TGI makes a repetition penalty of 2.0 of a presence penalty of 0
-    top_p = _number(kept.get("top_p"))
-    if top_p is not None and (top_p == 0.0 or 1.0 <= top_p < 1.0 + 1e-6):
-        del kept["top_p"]
-        if top_p == 0.0:
-            kept["temperature"] = msgspec.Raw(b"0.0")
-    wanted = for_tgi(kept.pop("response_format")) if "response_format" in kept else None
-    if wanted is not None:
-        kept["response_format"] = wanted
-    if bytes(kept.get("stop", b"")).startswith(b'"'):
-        kept["stop"] = msgspec.Raw(b"[" + bytes(kept["stop"]) + b"]")
-    return kept
+class _Token(msgspec.Struct):
+    stop: int = 0  # 0 where the tokenizer tells no offsets
 
 
 class _Details(msgspec.Struct):
@@ -176,8 +157,15 @@ class TgiReader:
     def __init__(self, call: Call) -> None:
         self.tokens = Tokens()
         self._operation = call.operation
+        self._told: dict[bytes, bytes] = {}
+
+    @property
+    def headers(self) -> bytes:
+        told = self._told
+        return b"".join([b"%s: %s\r\n" % (name, told[name]) for name in _COUNTS if name in told])
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
+        self._told = headers
         self.tokens.prompt = _count(headers.get(b"x-prompt-tokens"))
         self.tokens.completion = _count(headers.get(b"x-generated-tokens"))
 
@@ -220,11 +208,11 @@ class _MendingReader(OpenAIReader):
 
     mends = True
 
-    def __init__(self, call: Call, request_id: str, public_name: str) -> None:
+    def __init__(self, call: Call, reply: Reply) -> None:
         super().__init__(call)
         prefix = "chatcmpl" if call.operation is Operation.CHAT else "cmpl"
-        self._id = f"{prefix}-{request_id}"
-        self._name = public_name
+        self._id = f"{prefix}-{reply.request_id}"
+        self._name = reply.name
         self._greeted: set[int] = set()  # choices whose role was told
 
     def mend(self, data: bytes) -> bytes:

@@ -2,12 +2,13 @@
 
 import msgspec
 
-from pointsman.apis import tgi
+from pointsman.apis.base import Reply
 from pointsman.call import Api, Call, Fields, Operation
-from pointsman.engines import vllm_text
-from pointsman.engines.base import Outgoing, Reader, join
+from pointsman.engines import chat, vllm_text, vllm_tokens
+from pointsman.engines.base import Outgoing, Reader, Source, Tokenized, join
 from pointsman.engines.openai import ROUTES, OpenAIReader
 from pointsman.engines.response_format import for_vllm
+from pointsman.generation import Wish
 from pointsman.replica import Engine, Facts, Replica
 
 # Fields that steer the engine rather than the answer; a stranger's are refused (design section 3).
@@ -32,7 +33,14 @@ CONTROL_FIELDS = frozenset(
         "return_weight_versions",
     }
 )
-_TRANSLATED = frozenset((Operation.GENERATE, Operation.COMPAT))  # of TGI's operations
+_PROBE = b'{"messages":[{"role":"user","content":"Hello"}]}'
+# Up to 0.11 these were vLLM's own; later ones pass over them without a word (vllm.md 2.1).
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
 _MAY_BE_NULL = frozenset({"content"})  # of a message; vLLM refuses null in its other fields
 
 
@@ -44,6 +52,7 @@ class Vllm:
     health_path = "/health"
     facts_path = "/v1/models"
     body_max_bytes: int | None = None
+    goes_on = False  # it makes 16 tokens
 
     def read_facts(self, payload: bytes) -> Facts:
         """Read `GET /v1/models`.
@@ -62,19 +71,21 @@ class Vllm:
             raise ValueError("GET /v1/models is not vLLM's: is this another engine?")
         return Facts(names=tuple(entry.id for entry in listed.data), max_total_tokens=first.max_model_len)
 
+    def template_probe(self) -> Outgoing:
+        return Outgoing("POST", "/tokenize", _PROBE)
+
     def speaks(self, call: Call) -> bool:
-        return call.operation in (ROUTES if call.api is Api.OPENAI else _TRANSLATED)
+        return True
+
+    def carries(self, call: Call, replica: Replica) -> bool:
+        if call.api is Api.OPENAI:
+            return call.operation is not Operation.CHAT or replica.facts.chat_template is not False
+        return call.operation in vllm_tokens.OPERATIONS
 
     def encode(self, call: Call, replica: Replica) -> Outgoing:
-        """Bytes pass untouched unless the model's name, a null or a response format must change.
-
-        Raises:
-            RouterError: INVALID_PARAMETER, where a call in TGI's words asks for what cannot be.
-        """
+        """Bytes pass untouched unless the model's name, a null or the wanted structure must change."""
         if call.api is Api.TGI:
-            wish = tgi.read(call)
-            body = vllm_text.encode(wish, replica, stream=call.stream)
-            return Outgoing("POST", vllm_text.PATH, body, wish.ignored)
+            return vllm_tokens.encode(call, replica)
         path = ROUTES[call.operation]
         fields = call.fields
         if call.body is not None and b"null" in call.body:
@@ -82,6 +93,8 @@ class Vllm:
         wanted = fields.get("response_format")
         if wanted is not None and (shape := for_vllm(wanted)) is not wanted:
             fields = {**fields, "response_format": shape}
+        if not _GUIDED.keys().isdisjoint(fields) and "structured_outputs" not in fields:
+            fields = _structured(fields)
         if call.model is None or not replica.knows(call.model):
             fields = dict(fields)
             if replica.own_name is not None:  # else left out, which vLLM takes for its own model
@@ -92,10 +105,25 @@ class Vllm:
             return Outgoing("POST", path, call.body)
         return Outgoing("POST", path, join(fields))
 
-    def reader(self, call: Call, request_id: str, public_name: str) -> Reader:
-        if call.api is Api.TGI:
-            return vllm_text.TextReader(call, tgi.Writer(tgi.form(call)))
-        return OpenAIReader(call)
+    def reader(self, call: Call, reply: Reply) -> Reader:
+        return vllm_tokens.TokensReader(call, reply) if call.api is Api.TGI else OpenAIReader(call)
+
+    def ask(self, wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
+        if not wish.messages:
+            return vllm_text.ask(wish, replica, stream=stream)
+        fields = chat.fields(wish, stream=stream)
+        if replica.own_name is not None:
+            fields["model"] = msgspec.Raw(msgspec.json.encode(replica.own_name))
+        return Outgoing("POST", ROUTES[Operation.CHAT], join(fields), wish.ignored)
+
+    def source(self, wish: Wish) -> Source:
+        return chat.ChatSource() if wish.messages else vllm_text.CompletionSource(wish)
+
+    def tokenize(self, text: str, replica: Replica) -> Outgoing:
+        return vllm_tokens.tokenize(text, replica)
+
+    def read_tokenized(self, body: bytes, text: str) -> Tokenized:
+        return vllm_tokens.read(body, text)
 
 
 class _Model(msgspec.Struct):
@@ -106,6 +134,15 @@ class _Model(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[_Model]
+
+
+def _structured(fields: Fields) -> Fields:
+    """Say the structure that older clients name in the newer way too; each version takes the one it knows."""
+    for old, new in _GUIDED.items():
+        if old in fields and bytes(fields[old]) != b"null":
+            wanted = msgspec.Raw(join({new: fields[old]}))
+            return {**fields, "structured_outputs": wanted}
+    return fields
 
 
 def _without_nulls(fields: Fields) -> Fields:

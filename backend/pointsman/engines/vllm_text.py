@@ -1,19 +1,17 @@
-"""vLLM's `/v1/completions` for calls in another API's words. Source: `contracts/vllm.md` 2.1, 3 and 4."""
+"""vLLM's `/v1/completions` for a text to be continued. Source: `contracts/vllm.md` 2.1, 3 and 4."""
 
 import msgspec
 
-from pointsman import attempt
-from pointsman.apis.tgi import Writer
-from pointsman.attempt import AttemptFailed
-from pointsman.call import Call
-from pointsman.engines.base import Seen
-from pointsman.engines.openai import OpenAIReader
+from pointsman.call import Operation
+from pointsman.engines.base import Outgoing
+from pointsman.engines.choices import Answer, ChoicesSource
 from pointsman.generation import Delta, Finish, Token, Wish
 from pointsman.replica import Replica
 
-PATH = "/v1/completions"
+_PATH = "/v1/completions"
 _INT64_MAX = 2**63 - 1
-_SPECIAL = 8  # tokens that an engine may put around a prompt
+_STOPS_MAX = 4  # strings, VLLM_MAX_STOP_STRINGS
+_SAME_NAME = ("top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 class _Logprobs(msgspec.Struct):
@@ -29,19 +27,8 @@ class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
 
 
-class _Answer(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_answers = msgspec.json.Decoder(_Answer)
-
-
-def encode(wish: Wish, replica: Replica, *, stream: bool) -> bytes:
-    """Ask vLLM for a wish.
-
-    A stop sequence stays in the text, as TGI leaves it there. Without a length vLLM makes 16 tokens; TGI goes
-    on to the end of its context, which is met as far as is certain: no prompt has more tokens than bytes.
-    """
+def ask(wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
+    """Ask vLLM for a wish that has a prompt."""
     asked: dict[str, object] = {
         "prompt": wish.prompt,
         "temperature": (wish.temperature or 1.0) if wish.sampling else 0,
@@ -49,17 +36,16 @@ def encode(wish: Wish, replica: Replica, *, stream: bool) -> bytes:
     }
     if replica.own_name is not None:
         asked["model"] = replica.own_name
-    room = (replica.facts.max_total_tokens or 0) - len(wish.prompt.encode()) - _SPECIAL
-    if wish.max_new is not None or room > 0:
-        asked["max_tokens"] = wish.max_new or room
-    for name in ("top_p", "top_k", "repetition_penalty", "frequency_penalty"):
+    if wish.max_new is not None:
+        asked["max_tokens"] = wish.max_new
+    for name in _SAME_NAME:
         value = getattr(wish, name)
         if value is not None:
             asked[name] = value
     if wish.seed is not None:
         asked["seed"] = wish.seed & _INT64_MAX
     if wish.stop:
-        asked |= {"stop": wish.stop, "include_stop_str_in_output": True}
+        asked |= {"stop": wish.stop[:_STOPS_MAX], "include_stop_str_in_output": wish.keeps_stop}
     if wish.last_tokens is not None:
         asked["truncate_prompt_tokens"] = wish.last_tokens
     if wish.grammar is not None:
@@ -68,44 +54,21 @@ def encode(wish: Wish, replica: Replica, *, stream: bool) -> bytes:
         asked |= {"logprobs": 0, "return_token_ids": True}
     if stream:
         asked["stream_options"] = {"include_usage": True}
-    return msgspec.json.encode(asked)
+    return Outgoing("POST", _PATH, msgspec.json.encode(asked), wish.ignored)
 
 
-class TextReader(OpenAIReader):
-    """Reads completions and has them written in the words of the call's API."""
+class CompletionSource(ChoicesSource[_Choice]):
+    """Reads completions."""
 
-    mends = True
+    operation = Operation.COMPLETION
+    answers = msgspec.json.Decoder(Answer[_Choice])
 
-    def __init__(self, call: Call, writer: Writer) -> None:
-        super().__init__(call)
-        self._writer = writer
+    def __init__(self, wish: Wish) -> None:
+        super().__init__(wish.stop if len(wish.stop) > _STOPS_MAX else ())
+        self._tells_tokens = wish.tells_tokens
 
-    def look(self, data: bytes) -> Seen:
-        return Seen.FINAL if data == b"[DONE]" and self._writer.begun else super().look(data)
-
-    def mend(self, data: bytes) -> bytes:
-        if data == b"[DONE]":
-            return self._writer.end(self.tokens)
-        delta = _read(data)
-        return b"" if delta is None else self._writer.write(delta)
-
-    def whole(self, body: bytes) -> bytes:
-        delta = _read(super().whole(body))
-        if delta is None:
-            raise AttemptFailed(attempt.JUNK, "no choices")
-        return self._writer.whole(delta, self.tokens)
-
-
-def _read(data: bytes) -> Delta | None:
-    """The first choice of an answer or an event; None: it has none."""
-    try:
-        answer = _answers.decode(data)
-    except msgspec.DecodeError:
-        raise AttemptFailed(attempt.JUNK, "no completion") from None
-    if not answer.choices:
-        return None
-    choice = answer.choices[0]
-    return Delta(choice.text, _tokens(choice), _finish(choice))
+    def delta(self, choice: _Choice) -> Delta:
+        return Delta(choice.text, _tokens(choice) if self._tells_tokens else [], _finish(choice))
 
 
 def _finish(choice: _Choice) -> Finish | None:

@@ -56,9 +56,6 @@ class Surface(ErrorShape, Protocol):
             RouterError: naming the field that is wrong.
         """
 
-    def answer(self, call: Call, model_id: str, body: bytes) -> bytes:
-        """Give a whole answer, in the words of the call's API, this surface's shape."""
-
 
 def read_fields(body: bytes) -> Fields:
     """Read the top level of a JSON object.

@@ -43,9 +43,6 @@ class OpenAI:
             fields,
         )
 
-    def answer(self, call: Call, model_id: str, body: bytes) -> bytes:
-        return body
-
     def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
         return error.status, msgspec.json.encode({"error": _error(error, request_id)})
 

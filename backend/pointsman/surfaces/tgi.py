@@ -33,9 +33,6 @@ class Tgi:
         streams = stream or (operation is Operation.COMPAT and flag(fields, "stream"))
         return Call(Api.TGI, operation, None, streams, body, fields)
 
-    def answer(self, call: Call, model_id: str, body: bytes) -> bytes:
-        return body
-
     def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
         status = error.status
         if error.kind in _UNPROCESSABLE and status == error.kind.status:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pointsman.apis.base import Reply
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.openai import OpenAIReader
 from pointsman.engines.vllm import Vllm
@@ -136,26 +137,28 @@ def test_each_operation_has_its_route(operation: Operation, path: str) -> None:
     assert (outgoing.method, outgoing.path) == ("POST", path)
 
 
-def test_what_it_speaks() -> None:
-    """OpenAI's API as it is, and TGI's generation by translation."""
-    spoken = {
+@pytest.mark.parametrize("template", [None, True, False])
+def test_what_it_carries(*, template: bool | None) -> None:
+    """OpenAI's calls, but chat where there is no template; of TGI's the tokenizer's and `/info`."""
+    engine = replica("m")
+    engine.facts = Facts(chat_template=template)
+    carried = {
         (api, operation)
         for api in Api
         for operation in Operation
-        if DIALECT.speaks(Call(api, operation, None))
+        if DIALECT.carries(Call(api, operation, None), engine)
     }
-    assert spoken == {
-        *(
-            (Api.OPENAI, operation)
-            for operation in (Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING)
-        ),
-        *((Api.TGI, operation) for operation in (Operation.GENERATE, Operation.COMPAT)),
-    }
+    openai = {Operation.CHAT, Operation.COMPLETION, Operation.EMBEDDING}
+    openai -= {Operation.CHAT} if template is False else set()
+    tokens = {Operation.TOKENIZE, Operation.CHAT_TOKENIZE, Operation.INFO}
+    assert {operation for api, operation in carried if api is Api.OPENAI} >= openai
+    assert {operation for api, operation in carried if api is Api.TGI} == tokens
+    assert (Api.OPENAI, Operation.CHAT) in carried or template is False
 
 
 def test_its_reader_leaves_answers_alone() -> None:
     """Nothing of vLLM's needs mending."""
-    assert isinstance(DIALECT.reader(call(b"{}"), "r", "m"), OpenAIReader)
+    assert isinstance(DIALECT.reader(call(b"{}"), Reply("r", "m", "m", 0, lambda: 0.0)), OpenAIReader)
 
 
 def test_facts_come_from_the_model_list() -> None:

@@ -7,14 +7,19 @@ import msgspec
 import pytest
 
 from pointsman import attempt
+from pointsman.apis import wish_of, writer_of
+from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed
+from pointsman.bridge import Bridge
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.base import Reader, Seen
 from pointsman.engines.vllm import Vllm
-from pointsman.engines.vllm_text import encode
+from pointsman.engines.vllm_text import ask
 from pointsman.generation import Wish
 from pointsman.replica import Endpoint, Engine, Facts, Replica
 from pointsman.surfaces.base import read_fields
+
+REPLY = Reply("id", "m", "m", 0, lambda: 0.0)
 
 
 def replica(context: int | None = 100) -> Replica:
@@ -24,13 +29,13 @@ def replica(context: int | None = 100) -> Replica:
 
 
 def sent(wish: Wish, *, stream: bool = False, context: int | None = 100) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(encode(wish, replica(context), stream=stream))
+    found: dict[str, Any] = json.loads(ask(wish, replica(context), stream=stream).body)
     return found
 
 
 def test_the_least_that_is_asked() -> None:
     """The engine's own model name, and sampling at temperature 1 as TGI's default is."""
-    assert sent(Wish("Hi", max_new=5)) == {
+    assert sent(Wish(prompt="Hi", max_new=5)) == {
         "prompt": "Hi",
         "model": "real/name",
         "max_tokens": 5,
@@ -42,8 +47,9 @@ def test_the_least_that_is_asked() -> None:
 def test_every_parameter_in_vllms_words() -> None:
     """Greedy is temperature 0; a stop sequence stays in the text; a seed of 64 bits fits."""
     wish = Wish(
-        "Hi", 5, False, 0.5, 0.9, 4, 1.1, -0.5, 2**64 - 1, ("x",), 9, msgspec.Raw(b'{"type":"object"}'),
-        tells_tokens=True,
+        prompt="Hi", max_new=5, sampling=False, temperature=0.5, top_p=0.9, top_k=4, min_p=0.1,
+        repetition_penalty=1.1, frequency_penalty=-0.5, presence_penalty=0.5, seed=2**64 - 1, stop=("x",),
+        keeps_stop=True, last_tokens=9, grammar=msgspec.Raw(b'{"type":"object"}'), tells_tokens=True,
     )  # fmt: skip
     assert sent(wish, stream=True) == {
         "prompt": "Hi",
@@ -55,6 +61,8 @@ def test_every_parameter_in_vllms_words() -> None:
         "top_k": 4,
         "repetition_penalty": 1.1,
         "frequency_penalty": -0.5,
+        "min_p": 0.1,
+        "presence_penalty": 0.5,
         "seed": 2**63 - 1,
         "stop": ["x"],
         "include_stop_str_in_output": True,
@@ -64,20 +72,15 @@ def test_every_parameter_in_vllms_words() -> None:
         "return_token_ids": True,
         "stream_options": {"include_usage": True},
     }
-    regex = Wish("Hi", grammar=msgspec.Raw(b'"[ab]"'), grammar_is_regex=True)
+    regex = Wish(prompt="Hi", grammar=msgspec.Raw(b'"[ab]"'), grammar_is_regex=True)
     assert sent(regex)["structured_outputs"] == {"regex": "[ab]"}
-
-
-def test_without_a_length_it_is_what_surely_fits() -> None:
-    """Bytes bound tokens; where not even that is known, vLLM decides."""
-    assert sent(Wish("שש"), context=100)["max_tokens"] == 100 - 4 - 8
-    assert "max_tokens" not in sent(Wish("x" * 100), context=100)
-    assert "max_tokens" not in sent(Wish("x"), context=None)
 
 
 def reader(parameters: object, *, stream: bool = True) -> Reader:
     body = json.dumps({"inputs": "Hi", "parameters": parameters}).encode()
-    return Vllm().reader(Call(Api.TGI, Operation.GENERATE, "m", stream, fields=read_fields(body)), "id", "m")
+    call = Call(Api.TGI, Operation.GENERATE, "m", stream, fields=read_fields(body))
+    asked = wish_of(call)
+    return Bridge(Vllm().source(asked), writer_of(call, REPLY), asked)
 
 
 def chunk(
@@ -138,7 +141,7 @@ def test_what_an_event_is() -> None:
     """`[DONE]` ends an answer that began; an empty stream is no answer; an abort is a failure."""
     made = reader({})
     assert made.look(b"[DONE]") is Seen.LAST
-    made.mend(chunk("a", [1], ["a"]))
+    assert made.look(chunk("a", [1], ["a"])) is Seen.CONTENT
     assert made.look(b"[DONE]") is Seen.FINAL
     with pytest.raises(AttemptFailed) as caught:
         made.look(chunk("", [], [], "abort"))

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from pointsman import errors
+from pointsman.apis import wish_of
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.tgi import Tgi
 from pointsman.errors import ALL_KINDS, ErrorKind, RouterError
+from pointsman.generation import Finish, Said, Tokens
 from pointsman.replica import Endpoint, Engine, Replica
 from pointsman.sse import data
 from pointsman.surfaces.backend_api import BackendApi
@@ -21,6 +23,7 @@ DEFAULTS = {
     "top_p": 0.95,
     "repetition_penalty": 1.0,
     "do_sample": True,
+    "details": True,
 }
 
 
@@ -30,7 +33,7 @@ def decode(**body: object) -> Call:
 
 
 def sent(**body: object) -> dict[str, object]:
-    told: dict[str, object] = json.loads(Tgi().encode(decode(**body), REPLICA).body)
+    told: dict[str, object] = json.loads(Tgi().ask(wish_of(decode(**body)), REPLICA, stream=False).body)
     return told
 
 
@@ -38,7 +41,7 @@ def test_it_is_said_in_tgis_words() -> None:
     """Prompt and parameters as seed 003 sent them, its defaults filled in."""
     call = decode(model_id="gpt-2", prompt="שלום \u2028 {x}")
     assert (call.api, call.operation, call.model, call.stream) == (
-        Api.TGI,
+        Api.PLAIN,
         Operation.GENERATE,
         "gpt-2",
         False,
@@ -82,7 +85,7 @@ def test_bounds(field: str, low: float, high: float, beyond: tuple[object, ...])
         assert SURFACE.error(caught.value, "r")[0] == 422
 
 
-@pytest.mark.parametrize("prompt", [None, 7, ["x"], {"a": 1}, True])
+@pytest.mark.parametrize("prompt", [None, "", 7, ["x"], {"a": 1}, True])
 def test_the_prompt_is_a_string(prompt: object) -> None:
     """Nothing else is sent to an engine."""
     with pytest.raises(RouterError) as caught:
@@ -126,9 +129,10 @@ def test_other_fields_do_not_reach_the_engine() -> None:
 
 def test_the_answer_is_the_raw_continuation() -> None:
     """The engine's text without the prompt, to the last blank, and the model's id."""
-    body = json.dumps({"generated_text": " שלום\n", "details": {"x": 1}}).encode()
-    answer = SURFACE.answer(decode(prompt="x"), "gpt-2", body)
-    assert json.loads(answer) == {"generated_text": " שלום\n", "model_id": "gpt-2"}
+    shape = decode(prompt="x").shape
+    assert shape is not None
+    answer = shape(Said(" שלום\n", Finish.LENGTH, Tokens(1, 3), "gpt-2", 0.5))
+    assert answer == {"generated_text": " שלום\n", "model_id": "gpt-2"}
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.code)
@@ -139,7 +143,8 @@ def test_each_error_has_a_string_detail(kind: ErrorKind) -> None:
     bad_body = {"invalid_parameter", "malformed_json", "unsupported_by_engine", "engine_rejected"}
     assert status == (422 if kind.code in bad_body else kind.status)
     assert (told["detail"], told["code"], told["request_id"]) == (kind.message, kind.code, "r-1")
-    assert json.loads(data(SURFACE.error_frame(RouterError(kind), "r-1"))) == told
+    framed = json.loads(data(SURFACE.error_frame(RouterError(kind), "r-1")))
+    assert framed == {"error": kind.message, **told}
 
 
 def test_a_status_of_the_engine_stays() -> None:

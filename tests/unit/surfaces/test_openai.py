@@ -235,12 +235,6 @@ def test_messages_no_parser_agrees_on_are_refused_by_name() -> None:
     assert (error.kind, error.param) == (errors.INVALID_PARAMETER, "messages")
 
 
-def test_answers_pass_untouched() -> None:
-    """The engine's answer is already in this API's words."""
-    body = b'{"choices":[]}'
-    assert SURFACE.answer(decode(b'{"messages":[]}'), "m", body) is body
-
-
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.code)
 def test_each_error_has_openais_shape(kind: ErrorKind) -> None:
     """An object `error` with message, type, param and a stable code, under the table's status."""

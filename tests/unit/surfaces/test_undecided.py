@@ -9,10 +9,11 @@ from pointsman.errors import ALL_KINDS, ErrorKind, RouterError
 from pointsman.sse import data
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import read_fields
+from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
 
-SHAPE = Undecided(Tgi(), BackendApi())
+SHAPE = Undecided(Tgi(), BackendApi(), DistilGpt2())
 
 
 @pytest.mark.parametrize(
@@ -24,12 +25,12 @@ SHAPE = Undecided(Tgi(), BackendApi())
         (b'{"inputs":"x","prompt":"y","model_id":"m"}', "tgi"),
         (b'{"prompt":"x","model_id":"m"}', "backend_api"),
         (b'{"prompt":"x","model":"m"}', "backend_api"),
-        (b'{"prompt":"x"}', "backend_api"),
-        (b'{"prompt":"x","max_length":50}', "backend_api"),
+        (b'{"prompt":"x"}', "distilgpt2"),
+        (b'{"prompt":"x","max_length":50}', "distilgpt2"),
     ],
 )
 def test_the_body_names_the_api(body: bytes, name: str) -> None:
-    """`inputs` is TGI's; `prompt`, with or without a model, is seed 003's."""
+    """`inputs` is TGI's; `prompt` with a model is seed 003's, alone seed 000's."""
     assert SHAPE.surface_of(read_fields(body)).name == name
 
 

@@ -1,0 +1,63 @@
+"""Gives the answer of one engine in the words of another API: deltas in, events out.
+
+The one meeting point of all APIs and all dialects; neither knows of the other.
+"""
+
+from pointsman.apis.base import Writer
+from pointsman.engines.base import Seen, Source
+from pointsman.generation import Tokens, Wish
+from pointsman.stops import Stops
+
+
+class Bridge:
+    """A `Reader` of a source's answer that a writer says."""
+
+    mends = True
+    marks: tuple[bytes, ...] = ()
+    last_mark = b""
+
+    def __init__(self, source: Source, writer: Writer, wish: Wish) -> None:
+        self._source = source
+        self._writer = writer
+        stops = () if wish.keeps_stop else source.leaves
+        self._stops = Stops(stops, bare=wish.bare) if stops or wish.bare else None
+        self._begun = False
+        self._out = b""  # the events that the last one read became
+
+    @property
+    def tokens(self) -> Tokens:
+        return self._source.tokens
+
+    @property
+    def headers(self) -> bytes:
+        return b"x-prompt-tokens: %d\r\nx-generated-tokens: %d\r\n" % (
+            self.tokens.prompt,
+            self.tokens.completion,
+        )
+
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        self._source.heed(headers)
+
+    def look(self, data: bytes) -> Seen:
+        self._out = b""
+        delta = self._source.read(data) if data else None
+        if delta is None:
+            return Seen.QUIET
+        if self._stops is not None:
+            delta = self._stops.cut(delta)
+        self._out = self._writer.write(delta)
+        content = bool(self._out) or delta.finish is not None
+        self._begun = self._begun or content
+        if delta.last:
+            self._out += self._writer.end(self.tokens)
+            return Seen.FINAL if self._begun else Seen.LAST
+        return Seen.CONTENT if content else Seen.QUIET
+
+    def mend(self, data: bytes) -> bytes:
+        return self._out
+
+    def whole(self, body: bytes) -> bytes:
+        delta = self._source.whole(body)
+        if self._stops is not None:
+            delta = self._stops.cut(delta)
+        return self._writer.whole(delta, self.tokens)

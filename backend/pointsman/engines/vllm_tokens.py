@@ -1,0 +1,197 @@
+"""TGI's `/tokenize`, `/chat_tokenize` and `/info` on vLLM. Sources: `contracts/vllm.md` 2.3, `tgi.md` 5.4.
+
+vLLM tells tokens as its tokenizer keeps them: a word's blank as ▁ or Ġ, a byte as <0xNN> or another letter.
+TGI tells slices of the text and where they are, in bytes, so the pieces are read back into bytes.
+"""
+
+import re
+
+import msgspec
+
+from pointsman import attempt
+from pointsman.apis.base import Reply, decode
+from pointsman.attempt import AttemptFailed
+from pointsman.call import Call, Operation
+from pointsman.engines.base import Outgoing, Seen, Tokenized, judge_error
+from pointsman.engines.openai import decode_object
+from pointsman.generation import Tokens
+from pointsman.replica import Replica
+
+OPERATIONS = frozenset({Operation.TOKENIZE, Operation.CHAT_TOKENIZE, Operation.INFO})
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _stand_ins() -> dict[str, int]:
+    """The letter by which byte-level tokenizers show each byte: itself where printable, else one from 256 on.
+
+    Source: GPT-2's encoder, `bytes_to_unicode`.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_STAND_INS = _stand_ins()
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+    token_strs: list[str | None] | None = None
+
+
+class _Token(msgspec.Struct):
+    id: int
+    text: str = ""
+    start: int = 0
+    stop: int = 0
+
+
+class _Model(msgspec.Struct):
+    id: str
+    root: str | None = None
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def encode(call: Call, replica: Replica) -> Outgoing:
+    """Ask vLLM's tokenizer, or its list of models.
+
+    Raises:
+        RouterError: INVALID_PARAMETER, naming the field.
+    """
+    if call.operation is Operation.INFO:
+        return Outgoing("GET", "/v1/models", b"")
+    if call.operation is Operation.TOKENIZE:
+        return tokenize(decode(call.fields, "inputs", str), replica)
+    return _ask({"messages": call.fields["messages"]}, replica)
+
+
+def tokenize(text: str, replica: Replica) -> Outgoing:
+    """Ask for the tokens of a text."""
+    return _ask({"prompt": text}, replica)
+
+
+def _ask(what: dict[str, object], replica: Replica) -> Outgoing:
+    asked = what | {"return_token_strs": True}
+    if replica.own_name is not None:
+        asked["model"] = replica.own_name
+    return Outgoing("POST", "/tokenize", msgspec.json.encode(asked))
+
+
+def read(body: bytes, text: str) -> Tokenized:
+    """Read the answer to `tokenize`."""
+    ends = [token.stop for token in _tokens(_tokenized(body), text.encode())]
+    return Tokenized(len(ends), tuple(ends) if any(ends) else ())
+
+
+class TokensReader:
+    """Reads vLLM's answers to `encode`, and says them as TGI does. They are never streams."""
+
+    headers = b""
+    mends = True
+    marks: tuple[bytes, ...] = ()
+    last_mark = b""
+
+    def __init__(self, call: Call, reply: Reply) -> None:
+        self.tokens = Tokens()
+        self._call = call
+        self._reply = reply
+
+    def heed(self, headers: dict[bytes, bytes]) -> None:
+        """Nothing of use is told there."""
+
+    def look(self, data: bytes) -> Seen:
+        raise AttemptFailed(attempt.JUNK, "an event where none can be")
+
+    def mend(self, data: bytes) -> bytes:
+        return b""
+
+    def whole(self, body: bytes) -> bytes:
+        payload = decode_object(body)
+        if "error" in payload:
+            raise judge_error(payload, self._call.operation)
+        if self._call.operation is Operation.INFO:
+            return msgspec.json.encode(_info(body, self._reply.name))
+        tokenized = _tokenized(body)
+        if self._call.operation is Operation.TOKENIZE:
+            return msgspec.json.encode(_tokens(tokenized, decode(self._call.fields, "inputs", str).encode()))
+        text = b"".join(map(_plain, _pieces(tokenized)))
+        said = {
+            "tokenize_response": _tokens(tokenized, text),
+            "templated_text": text.decode("utf-8", "replace"),
+        }
+        return msgspec.json.encode(said)
+
+
+def _info(body: bytes, name: str) -> dict[str, object]:
+    """What TGI tells of itself, where vLLM has an answer; the counts that clients must keep to are ours."""
+    try:
+        listed = msgspec.json.decode(body, type=_Models)
+    except msgspec.DecodeError:
+        raise AttemptFailed(attempt.JUNK, "no model list") from None
+    if not listed.data:
+        raise AttemptFailed(attempt.JUNK, "an empty model list")
+    most = listed.data[0].max_model_len or 0
+    return {
+        "model_id": listed.data[0].root or name,
+        "model_sha": None,
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": 0,
+        "max_best_of": 1,
+        "max_stop_sequences": 4,
+        "max_input_tokens": max(most - 1, 0),
+        "max_total_tokens": most,
+        "validation_workers": 0,
+        "max_client_batch_size": 1,
+        "router": "pointsman",
+        "version": "vllm",
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+def _tokenized(body: bytes) -> _Tokenized:
+    try:
+        return msgspec.json.decode(body, type=_Tokenized)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise AttemptFailed(attempt.JUNK, "no tokens") from None
+
+
+def _pieces(tokenized: _Tokenized) -> list[str]:
+    told = [piece or "" for piece in tokenized.token_strs or []]
+    return told + [""] * (len(tokenized.tokens) - len(told))
+
+
+def _plain(piece: str) -> bytes:
+    """The bytes that a token stands for."""
+    byte = _BYTE.fullmatch(piece)
+    if byte is not None:
+        return bytes([int(byte[1], 16)])
+    if "▁" not in piece and all(letter in _STAND_INS for letter in piece) and not piece.isascii():
+        return bytes([_STAND_INS[letter] for letter in piece])
+    return piece.replace("▁", " ").encode()
+
+
+def _tokens(tokenized: _Tokenized, text: bytes) -> list[_Token]:
+    """Each token with the slice of the text it is.
+
+    One that is not of the text, as the token that begins a prompt, is at its place with no length. Where the
+    pieces do not make up the text there are no slices, as TGI has it with a tokenizer that tells none.
+    """
+    found, at = [], 0
+    for number, piece in zip(tokenized.tokens, _pieces(tokenized), strict=False):
+        plain = _plain(piece)
+        end = at
+        if plain and text.startswith(plain, at):
+            end = at + len(plain)
+        elif at == 0 and plain[:1] == b" " and plain[1:] and text.startswith(plain[1:]):
+            end = len(plain) - 1  # a tokenizer that puts a blank before each text
+        shown = text[at:end].decode("utf-8", "replace") if end > at else piece
+        found.append(_Token(number, shown, at, end))
+        at = end
+    if at == len(text):
+        return found
+    return [_Token(number) for number in tokenized.tokens]

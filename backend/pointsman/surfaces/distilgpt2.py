@@ -1,0 +1,135 @@
+"""Seed 000's API: `/generate` with `prompt` alone, `/complete`, `/chat/completions` (`contracts/seeds.md` 2).
+
+Its bounds are those of the seed's README. A prompt counts up to its 512th token, as in the seed. Errors carry
+a string in `detail`.
+"""
+
+import msgspec
+
+from pointsman.apis.fields import Table, ignored, refused, sort_out, translated
+from pointsman.call import Api, Call, Fields, Operation
+from pointsman.errors import RouterError
+from pointsman.generation import Finish, Message, Said, Shape, Wish
+from pointsman.surfaces.backend_api import detail_body, detail_frame, detail_status
+from pointsman.surfaces.base import flag, invalid, model_name, number, text
+
+_PROMPT_TOKENS = 512
+_ROLES = ("system", "user", "assistant")
+FIELDS: Table = {
+    "do_sample": translated(),
+    "max_length": translated("as new tokens"),
+    "max_tokens": translated(),
+    "messages": translated(),
+    "model": translated(),
+    "no_repeat_ngram_size": ignored("", b"0"),
+    "num_return_sequences": refused("must be 1: one text is returned", b"1"),
+    "pad_token_id": ignored("", b"50256"),
+    "prompt": translated(),
+    "repetition_penalty": translated(),
+    "stream": translated(),
+    "temperature": translated(),
+    "top_k": translated(),
+    "top_p": translated(),
+    "user_id": ignored(),
+}
+
+
+class _Turn(msgspec.Struct):
+    role: str
+    content: str
+
+
+class DistilGpt2:
+    """Three ways to ask for one text."""
+
+    name = "distilgpt2"
+    prefers_chat = False
+
+    def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
+        told = sort_out(fields, FIELDS)
+        if operation is Operation.CHAT:
+            wish = _wish(fields, "max_tokens", 150, told, messages=_messages(fields))
+            shape: Shape = _chatted
+        else:
+            prompt = text(fields, "prompt")
+            if not prompt or not prompt.strip():
+                raise invalid("prompt", "be a string that is not empty")
+            names = ("max_tokens", "max_length") if operation is Operation.COMPLETION else ("max_length",)
+            name = next((name for name in names if name in fields), names[0])
+            completes = operation is Operation.COMPLETION
+            wish = _wish(fields, name, 100, told, prompt=prompt.strip() if completes else prompt)
+            shape = _completed(prompt) if completes else _generated(prompt)
+        return Call(Api.PLAIN, operation, model_name(fields), flag(fields, "stream"), wish=wish, shape=shape)
+
+    def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
+        return detail_status(error), msgspec.json.encode(detail_body(error, request_id))
+
+    def error_frame(self, error: RouterError, request_id: str) -> bytes:
+        return detail_frame(error, request_id)
+
+
+def _wish(
+    fields: Fields,
+    length: str,
+    most: int,
+    told: tuple[str, ...],
+    *,
+    prompt: str = "",
+    messages: tuple[Message, ...] = (),
+) -> Wish:
+    temperature = number(fields, "temperature", 0.1, 2, 0.7)
+    top_p = number(fields, "top_p", 0.1, 1, 0.9)
+    samples = "do_sample" not in fields or bytes(fields["do_sample"]) == b"null" or flag(fields, "do_sample")
+    return Wish(
+        prompt=prompt,
+        messages=messages,
+        max_new=int(number(fields, length, 1, 1024, most, whole=True)),
+        length_name=length,
+        sampling=samples,
+        temperature=temperature,
+        top_p=top_p if top_p < 1 else None,
+        top_k=int(number(fields, "top_k", 0, 1000, 0, whole=True)) or None,
+        repetition_penalty=number(fields, "repetition_penalty", 0.1, 2, 1.2),
+        first_tokens=_PROMPT_TOKENS,
+        clamps=True,
+        ignored=told,
+    )
+
+
+def _messages(fields: Fields) -> tuple[Message, ...]:
+    try:
+        turns = msgspec.json.decode(fields.get("messages", b"null"), type=list[_Turn])
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise invalid("messages", "be a list of objects with `role` and `content`") from None
+    kept = tuple([Message(turn.role, turn.content) for turn in turns if turn.role in _ROLES])
+    if not kept:
+        raise invalid("messages", "hold a message of the role system, user or assistant")
+    return kept
+
+
+def _metadata(said: Said) -> dict[str, object]:
+    return {
+        "generation_time": round(said.seconds, 3),
+        "tokens_generated": said.tokens.completion,
+        "model": said.model_id,
+        "finish_reason": "length" if said.finish is Finish.LENGTH else "stop",
+    }
+
+
+def _generated(prompt: str) -> Shape:
+    def shape(said: Said) -> dict[str, object]:
+        return {"generated_text": prompt + said.text, "prompt": prompt, "metadata": _metadata(said)}
+
+    return shape
+
+
+def _completed(prompt: str) -> Shape:
+    def shape(said: Said) -> dict[str, object]:
+        raw = prompt.strip() + said.text
+        return {"prompt": prompt, "completion": said.text.strip(), "raw_response": raw}
+
+    return shape
+
+
+def _chatted(said: Said) -> dict[str, object]:
+    return {"content": said.text.strip(), "role": "assistant"}
