@@ -14,6 +14,8 @@ SHORT = {"parameters": {"max_new_tokens": 2}}
 CHAT = ("POST", "/v1/chat/completions", {"messages": HELLO, "max_tokens": 2})
 TEXT = ("POST", "/v1/completions", {"prompt": "Once", "max_tokens": 2})
 PROMPT = ("POST", "/generate", {"prompt": "Once"})
+COMPLETE = ("POST", "/complete", {"prompt": "Once", "max_tokens": 2})
+TALK = ("POST", "/chat/completions", {"messages": HELLO, "max_tokens": 2})
 INPUTS = ("POST", "/generate", {"inputs": "Once", **SHORT})
 STREAM = ("POST", "/generate_stream", {"inputs": "Once", **SHORT})
 ROOT = ("POST", "/", {"inputs": "Once", **SHORT})
@@ -38,8 +40,10 @@ def told(router: Router) -> list[str | None]:
     ("request_", "model"),
     [
         (CHAT, "gemma-3-12b"),
+        (TALK, "gemma-3-12b"),
         (TEXT, "distilgpt2"),
         (PROMPT, "distilgpt2"),
+        (COMPLETE, "distilgpt2"),
         (INPUTS, "distilgpt2"),
         (STREAM, "distilgpt2"),
         (ROOT, "distilgpt2"),
@@ -77,7 +81,10 @@ def chosen(tgi: Emulator, vllm: Emulator) -> Iterator[Router]:
     ("request_", "model"),
     [
         (TEXT, "distilgpt2"),
+        (CHAT, "distilgpt2"),
         (PROMPT, "gemma-3-12b"),
+        (COMPLETE, "gemma-3-12b"),
+        (TALK, "gemma-3-12b"),
         (INPUTS, "distilgpt2"),
         (STREAM, "distilgpt2"),
         (ROOT, "distilgpt2"),
@@ -88,7 +95,7 @@ def chosen(tgi: Emulator, vllm: Emulator) -> Iterator[Router]:
 def test_a_surface_asks_its_own_setting_then_the_default(
     chosen: Router, request_: Request, model: str
 ) -> None:
-    """OpenAI's and TGI's routes have settings of their own; `POST /generate` with a prompt has not."""
+    """OpenAI's and TGI's routes have settings of their own; seed 000's have not."""
     answer = ask(chosen, request_)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-pointsman-model"] == model
@@ -131,7 +138,7 @@ def test_a_name_that_only_an_engine_knows(tgi: Emulator) -> None:
     with Router(**engines, DEFAULT_MODEL="org/served", **QUICK) as router:
         router.read_until("DEFAULT_MODEL: no model is configured as 'org/served'")
         router.wait_until_up("distilgpt2")
-        for request in (CHAT, TEXT, PROMPT, INPUTS, ROOT, TOKENIZE, INFO):
+        for request in (CHAT, TEXT, PROMPT, COMPLETE, TALK, INPUTS, ROOT, TOKENIZE, INFO):
             refused = ask(router, request)
             assert refused.status_code == 503, refused.text
             assert int(refused.headers["retry-after"]) >= 1

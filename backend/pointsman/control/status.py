@@ -11,7 +11,7 @@ from pointsman.access import AccessConfig, Decision, client_address, verdict
 from pointsman.control.catalog import stamp
 from pointsman.errors import NO_REPLICA, RouterError
 from pointsman.registry import Model, Registry
-from pointsman.surfaces.backend_api import BackendApi
+from pointsman.surfaces.distilgpt2 import DistilGpt2
 
 _SIZES = {"distilbert/distilgpt2": "82M", "gpt2": "124M"}  # parameters, from the models' cards
 SERVICE = "Pointsman"
@@ -43,7 +43,7 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
     async def model_info() -> dict[str, Any]:
         model = _default(registry)
         if model is None:
-            wanted = registry.wanted(BackendApi.name)
+            wanted = registry.wanted(DistilGpt2.name)
             known = "No model is configured." if wanted is None else f"No model is known as {wanted!r}."
             raise RouterError(NO_REPLICA, known)
         return _card(model)
@@ -97,7 +97,7 @@ def _card_of_router(registry: Registry) -> dict[str, Any]:
 
 def _default(registry: Registry) -> Model | None:
     """The model that answers `POST /generate` with a prompt alone, whose clients ask these routes."""
-    return registry.default(lambda model: True, BackendApi.name)
+    return registry.default(lambda model: True, DistilGpt2.name)
 
 
 def _card(model: Model) -> dict[str, Any]:
