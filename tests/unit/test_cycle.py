@@ -212,7 +212,7 @@ async def test_a_connection_ends_after_the_answer_if_either_side_says_so(
 
 @pytest.mark.parametrize("more", [True, False])
 async def test_a_client_that_is_still_sending_is_let_read(*, more: bool) -> None:
-    """While the request's body is still coming the protocol closes in its own time, else the cycle at once."""
+    """While the body is still coming the protocol closes in its own time, else the cycle at once."""
     wire, lingers = Wire(), list[bool]()
     cycle = cycle_on(wire)
     cycle.more_body = more
