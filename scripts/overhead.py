@@ -97,9 +97,12 @@ class Engine(asyncio.Protocol):
             if len(self._kept) < end:
                 return
             request, self._kept = self._kept[:end], self._kept[end:]
-            path = request.split(b" ", 2)[1]
-            kind = b"stream" if b'"stream": true' in request else b"chat"
-            self._transport.write(ANSWERS.get(path, ANSWERS[kind]))
+            self.answer(request.split(b" ", 2)[1], request)
+
+    def answer(self, path: bytes, request: bytes) -> None:
+        """Send the answer to a request."""
+        kind = b"stream" if b'"stream": true' in request else b"chat"
+        self._transport.write(ANSWERS.get(path, ANSWERS[kind]))
 
 
 async def serve_engine(port: int) -> None:

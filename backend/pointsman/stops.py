@@ -12,11 +12,14 @@ class Stops:
     def __init__(self, stops: tuple[str, ...], *, bare: bool) -> None:
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
+        self._firsts = {stop[0] for stop in stops}
         self._bare = bare
         self._held = ""
 
     def cut(self, delta: Delta) -> Delta:
         """What may be said now. It is the last delta where a stop sequence was found."""
+        if not (self._held or self._bare) and self._firsts.isdisjoint(delta.text):
+            return delta  # no stop sequence is in it or begins there
         text = self._held + delta.text
         self._held = ""
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
