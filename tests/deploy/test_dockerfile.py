@@ -219,20 +219,26 @@ def test_the_health_check_fails_when_nobody_listens() -> None:
     assert check(PORT="http")[0] == 1
 
 
-class Broken(http.server.BaseHTTPRequestHandler):
-    """Answers 500 to everything."""
+class Other(http.server.BaseHTTPRequestHandler):
+    """Answers 200 over IPv6 and 500 over IPv4."""
+
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.send_error(500)
+        self.send_error(200 if isinstance(self.server, OverIpv6) else 500)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+class OverIpv6(http.server.HTTPServer):
+    address_family = socket.AF_INET6
+
+
 @contextmanager
-def broken() -> Iterator[int]:
-    """A server that answers 500; its port."""
-    server = http.server.HTTPServer(("127.0.0.1", 0), Broken)
+def other(kind: type[http.server.HTTPServer], host: str) -> Iterator[int]:
+    """A server that is no router; its port."""
+    server = kind((host, 0), Other)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -245,8 +251,17 @@ def broken() -> Iterator[int]:
 
 def test_the_health_check_fails_on_other_answers() -> None:
     """Anything but 200 is exit code 1, and so is no answer at all, within the limit."""
-    with broken() as port:
+    with other(http.server.HTTPServer, "127.0.0.1") as port:
         assert check(PORT=str(port)) == (1, "not alive: another answer than 200\n")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, said = check(PORT=str(silent.getsockname()[1]))
     assert (code, "timed out" in said) == (1, True)
+
+
+def test_the_health_check_follows_an_ipv6_address() -> None:
+    """Brackets are understood, and all of IPv6 is asked by its loopback."""
+    with other(OverIpv6, "::1") as port:
+        assert check(LISTEN=f"[::1]:{port}") == (0, "alive\n")
+        assert check(LISTEN=f"[::]:{port}") == (0, "alive\n")
+        assert check(HOST="::", PORT=str(port)) == (0, "alive\n")
+        assert check(LISTEN=f"127.0.0.1:{port}")[0] == 1
