@@ -10,7 +10,8 @@ from pointsman.call import Api, Call, Operation
 from pointsman.engines import chat, tgi_fields, tgi_text
 from pointsman.engines.base import Outgoing, Reader, Seen, Source, Tokenized, join, judge_error
 from pointsman.engines.markdown import refuse_remote_images
-from pointsman.engines.openai import ABSENT, ROUTES, OpenAIReader, decode_object, given
+from pointsman.engines.openai import ABSENT, ROUTES, decode_object, given
+from pointsman.engines.tgi_openai import MendingReader
 from pointsman.generation import Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 from pointsman.sse import frame
@@ -22,7 +23,6 @@ _NATIVE = {
     Operation.CHAT_TOKENIZE: "/chat_tokenize",
     Operation.INFO: "/info",
 }
-_FINISH = {"eos_token": "stop", "stop_sequence": "stop", "": None}
 _PROBE = b'{"model":"tgi","messages":[{"role":"user","content":"Hello"}]}'
 # Headers of TGI's own that reach its clients (tgi.md 3.3).
 _COUNTS = (
@@ -91,7 +91,7 @@ class Tgi:
         return Outgoing("POST", path, join(fields))
 
     def reader(self, call: Call, reply: Reply) -> Reader:
-        return _MendingReader(call, reply) if call.api is Api.OPENAI else TgiReader(call)
+        return MendingReader(call, reply) if call.api is Api.OPENAI else TgiReader(call)
 
     def ask(self, wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
         if not wish.messages:
@@ -201,47 +201,3 @@ class TgiReader:
         if generates and not (isinstance(first, dict) and isinstance(first.get("generated_text"), str)):
             raise AttemptFailed(attempt.JUNK, "no generated_text")
         return body
-
-
-class _MendingReader(OpenAIReader):
-    """Reads TGI's OpenAI routes and repairs what OpenAI clients trip over: ids, names, finish reasons."""
-
-    mends = True
-
-    def __init__(self, call: Call, reply: Reply) -> None:
-        super().__init__(call)
-        prefix = "chatcmpl" if call.operation is Operation.CHAT else "cmpl"
-        self._id = f"{prefix}-{reply.request_id}"
-        self._name = reply.name
-        self._greeted: set[int] = set()  # choices whose role was told
-
-    def mend(self, data: bytes) -> bytes:
-        return frame(data if data == b"[DONE]" else self._repair(decode_object(data)))
-
-    def whole(self, body: bytes) -> bytes:
-        return self._repair(decode_object(super().whole(body)))
-
-    def _repair(self, payload: dict[str, object]) -> bytes:
-        payload["id"] = self._id
-        payload["model"] = self._name
-        choices = payload.get("choices")
-        if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
-            for choice in choices:
-                self._repair_choice(choice)
-            choices.sort(key=_index)  # TGI lists them as they finish
-        return msgspec.json.encode(payload)
-
-    def _repair_choice(self, choice: dict[str, object]) -> None:
-        finish = choice.get("finish_reason")
-        if isinstance(finish, str):
-            choice["finish_reason"] = _FINISH.get(finish, finish)
-        delta = choice.get("delta")
-        if isinstance(delta, dict) and "role" in delta:
-            if _index(choice) in self._greeted:
-                del delta["role"]
-            self._greeted.add(_index(choice))
-
-
-def _index(choice: dict[str, object]) -> int:
-    index = choice.get("index")
-    return index if isinstance(index, int) else 0

@@ -470,3 +470,20 @@ def test_facts_of_another_program_are_refused(payload: bytes) -> None:
     """What is no TGI is not taken for one."""
     with pytest.raises(ValueError, match="GET /info"):
         DIALECT.read_facts(payload)
+
+
+@pytest.mark.parametrize("pieces", [("ab", "c\nUser", ": x"), ("abc\nUser: x",), tuple("abc\nUser: x")])
+@pytest.mark.parametrize("stop", ['"\\nUser:"', '["zz","\\nUser:"]'])
+def test_stop_sequences_are_no_part_of_an_answer(pieces: tuple[str, ...], stop: str) -> None:
+    """TGI leaves them in its texts; OpenAI's clients never see one, however it is cut."""
+    asked = Call(Api.OPENAI, Operation.CHAT, "m", fields=read_fields(b'{"stop":%s}' % stop.encode()))
+    made, said = DIALECT.reader(asked, REPLY), ""
+    for number, piece in enumerate(pieces, 1):
+        finish = "stop_sequence" if number == len(pieces) else None
+        choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": finish}
+        told = json.loads(sse.data(made.mend(json.dumps({"choices": [choice]}).encode())))["choices"][0]
+        said += told["delta"]["content"]
+    assert (said, told["finish_reason"]) == ("abc", "stop")
+    whole = {"index": 0, "message": {"content": "abc\nUser: x"}, "finish_reason": "stop_sequence"}
+    answer = json.loads(DIALECT.reader(asked, REPLY).whole(json.dumps({"choices": [whole]}).encode()))
+    assert answer["choices"][0]["message"]["content"] == "abc"
