@@ -15,15 +15,19 @@ class Stops:
         self._firsts = {stop[0] for stop in stops}
         self._bare = bare
         self._held = ""
+        self._over = False
 
     def cut(self, delta: Delta) -> Delta:
         """What may be said now. It is the last delta where a stop sequence was found."""
-        if not (self._held or self._bare) and self._firsts.isdisjoint(delta.text):
+        if not (self._held or self._bare or self._over) and self._firsts.isdisjoint(delta.text):
             return delta  # no stop sequence is in it or begins there
+        if self._over:
+            return Delta(finish=delta.finish, last=delta.last)
         text = self._held + delta.text
         self._held = ""
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
+            self._over = True
             text = self._lead(text[: min(found)[0]])
             return Delta(text, finish=Finish.STOP, last=True)
         if delta.finish is None:
