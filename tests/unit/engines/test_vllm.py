@@ -189,3 +189,17 @@ def test_facts_of_another_program_are_refused(payload: bytes) -> None:
     """TGI and web pages are not taken for vLLM, and the sentence says what was asked."""
     with pytest.raises(ValueError, match="GET /v1/models"):
         DIALECT.read_facts(payload)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("guided_json", "json"), ("guided_regex", "regex"), ("guided_choice", "choice")],
+)
+def test_the_older_names_of_a_structure_are_obeyed(old: str, new: str) -> None:
+    """vLLM passes over them since 0.12 without a word; the newer name stands beside, for each version one."""
+    body = b'{"model":"m","messages":[],"%s":{"b":1,"a":1.50}}' % old.encode()
+    sent = DIALECT.encode(call(body), replica("m")).body
+    assert sent.endswith(b'"structured_outputs":{"%s":{"b":1,"a":1.50}}}' % new.encode())
+    assert b'"%s":{"b":1' % old.encode() in sent
+    named = b'{"model":"m","messages":[],"%s":1,"structured_outputs":{"json":{}}}' % old.encode()
+    assert DIALECT.encode(call(named), replica("m")).body == named
