@@ -6,7 +6,8 @@ from pointsman.generation import Delta, Finish
 class Stops:
     """Passes a text on in pieces, less the first stop sequence and all behind it.
 
-    What could be the beginning of one is held back. With `bare`, white space before the text is left out.
+    The first is the one that is whole first, so that it is the same however the text is cut. What could be the
+    beginning of one is held back. With `bare`, white space before the text is left out.
     """
 
     def __init__(self, stops: tuple[str, ...], *, bare: bool) -> None:
@@ -25,12 +26,12 @@ class Stops:
             return Delta(finish=delta.finish, last=delta.last)
         text = self._held + delta.text
         self._held = ""
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._over = True
-            text = self._lead(text[: min(found)[0]])
+            text = self._lead(text[: min(found)[1]])
             return Delta(text, finish=Finish.STOP, last=True)
-        if delta.finish is None:
+        if delta.finish is None and not delta.last:
             kept = len(text) - self._begun(text)
             text, self._held = text[:kept], text[kept:]
         return Delta(self._lead(text), delta.tokens, delta.finish, delta.last)
