@@ -34,7 +34,7 @@ def fields(wish: Wish, *, stream: bool) -> Fields:
         asked["temperature"] = 0
     for name in (*_SAME_NAME, *_BEYOND):
         value = getattr(wish, name)
-        if value is not None and name not in asked:
+        if value is not None and name not in asked and (name, value) != ("repetition_penalty", 1):
             asked[name] = value
     if wish.max_new is not None:
         asked["max_tokens"] = wish.max_new

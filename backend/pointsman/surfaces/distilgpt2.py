@@ -1,7 +1,7 @@
 """Seed 000's API: `/generate` with `prompt` alone, `/complete`, `/chat/completions` (`contracts/seeds.md` 2).
 
-Its bounds are those of the seed's README. A prompt counts up to its 512th token, as in the seed. Errors carry
-a string in `detail`.
+Its bounds are those of the seed's README; its defaults are those of the seed's code, which clients have had.
+A prompt counts up to its 512th token, as in the seed. Errors carry a string in `detail`.
 """
 
 import msgspec
@@ -14,11 +14,12 @@ from pointsman.surfaces.backend_api import detail_body, detail_frame, detail_sta
 from pointsman.surfaces.base import flag, invalid, model_name, number, text
 
 _PROMPT_TOKENS = 512
+_TOP_K = 50  # what `transformers` takes where nothing is said; seed 001 documents it
 _ROLES = ("system", "user", "assistant")
 FIELDS: Table = {
     "do_sample": translated(),
     "max_length": translated("as new tokens"),
-    "max_tokens": translated(),
+    "max_tokens": translated("and counts where both are given"),
     "messages": translated(),
     "model": translated(),
     "no_repeat_ngram_size": ignored("", b"0"),
@@ -48,16 +49,14 @@ class DistilGpt2:
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         told = sort_out(fields, FIELDS)
         if operation is Operation.CHAT:
-            wish = _wish(fields, "max_tokens", 150, told, messages=_messages(fields))
+            wish = _wish(fields, 150, told, messages=_messages(fields))
             shape: Shape = _chatted
         else:
             prompt = text(fields, "prompt")
             if not prompt or not prompt.strip():
                 raise invalid("prompt", "be a string that is not empty")
-            names = ("max_tokens", "max_length") if operation is Operation.COMPLETION else ("max_length",)
-            name = next((name for name in names if name in fields), names[0])
             completes = operation is Operation.COMPLETION
-            wish = _wish(fields, name, 100, told, prompt=prompt.strip() if completes else prompt)
+            wish = _wish(fields, 100, told, prompt=prompt.strip() if completes else prompt)
             shape = _completed(prompt) if completes else _generated(prompt)
         return Call(Api.PLAIN, operation, model_name(fields), flag(fields, "stream"), wish=wish, shape=shape)
 
@@ -70,30 +69,35 @@ class DistilGpt2:
 
 def _wish(
     fields: Fields,
-    length: str,
-    most: int,
+    usual: int,
     told: tuple[str, ...],
     *,
     prompt: str = "",
     messages: tuple[Message, ...] = (),
 ) -> Wish:
+    length = "max_tokens" if _given(fields, "max_tokens") else "max_length"
     temperature = number(fields, "temperature", 0.1, 2, 0.7)
     top_p = number(fields, "top_p", 0.1, 1, 0.9)
-    samples = "do_sample" not in fields or bytes(fields["do_sample"]) == b"null" or flag(fields, "do_sample")
+    top_k = number(fields, "top_k", 0, 1000, 0 if messages else _TOP_K, whole=True)
     return Wish(
         prompt=prompt,
         messages=messages,
-        max_new=int(number(fields, length, 1, 1024, most, whole=True)),
+        max_new=int(number(fields, length, 1, 1024, usual, whole=True)),
         length_name=length,
-        sampling=samples,
+        sampling=not _given(fields, "do_sample") or flag(fields, "do_sample"),
         temperature=temperature,
         top_p=top_p if top_p < 1 else None,
-        top_k=int(number(fields, "top_k", 0, 1000, 0, whole=True)) or None,
-        repetition_penalty=number(fields, "repetition_penalty", 0.1, 2, 1.2),
+        top_k=int(top_k) or None,
+        # The seed's own default keeps DistilGPT-2 from repeating itself; a model made for chat it would spoil.
+        repetition_penalty=number(fields, "repetition_penalty", 0.1, 2, 1.2 if prompt else 1),
         first_tokens=_PROMPT_TOKENS,
         clamps=True,
         ignored=told,
     )
+
+
+def _given(fields: Fields, name: str) -> bool:
+    return name in fields and bytes(fields[name]) != b"null"
 
 
 def _messages(fields: Fields) -> tuple[Message, ...]:
@@ -125,8 +129,8 @@ def _generated(prompt: str) -> Shape:
 
 def _completed(prompt: str) -> Shape:
     def shape(said: Said) -> dict[str, object]:
-        raw = prompt.strip() + said.text
-        return {"prompt": prompt, "completion": said.text.strip(), "raw_response": raw}
+        completion = said.text.strip() or said.text  # seed 000's gateway takes an empty one for a failure
+        return {"prompt": prompt, "completion": completion, "raw_response": prompt.strip() + said.text}
 
     return shape
 
