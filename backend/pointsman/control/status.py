@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request, Response
 
 from pointsman import __version__
 from pointsman.access import AccessConfig, Decision, client_address, verdict
+from pointsman.control.card import card
 from pointsman.control.catalog import stamp
 from pointsman.errors import NO_REPLICA, RouterError
 from pointsman.registry import Model, Registry
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 
-_SIZES = {"distilbert/distilgpt2": "82M", "gpt2": "124M"}  # parameters, from the models' cards
 SERVICE = "Pointsman"
 
 
@@ -23,7 +23,8 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
 
     @routes.get("/health", summary="Always 200: which models are available")
     async def health(request: Request) -> dict[str, Any]:
-        return {**_condition(registry), **_more_for(request, registry, access)}
+        more = _more_for(request, registry, access)
+        return {**_condition(registry), "security": {"access_control_enabled": not access.disabled}, **more}
 
     @routes.get("/live", summary="200 while the process turns")
     async def live() -> dict[str, str]:
@@ -46,7 +47,7 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
             wanted = registry.wanted(DistilGpt2.name)
             known = "No model is configured." if wanted is None else f"No model is known as {wanted!r}."
             raise RouterError(NO_REPLICA, known)
-        return _card(model)
+        return card(model)
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
@@ -98,28 +99,3 @@ def _card_of_router(registry: Registry) -> dict[str, Any]:
 def _default(registry: Registry) -> Model | None:
     """The model that answers `POST /generate` with a prompt alone, whose clients ask these routes."""
     return registry.default(lambda model: True, DistilGpt2.name)
-
-
-def _card(model: Model) -> dict[str, Any]:
-    hf_name = model.config.hf_name or model.id
-    parameters = _SIZES.get(hf_name, "unknown")
-    lengths = [r.facts.max_total_tokens for r in model.pool if r.facts.max_total_tokens is not None]
-    return {
-        "model_name": model.id,
-        "model_type": "GPT2LMHeadModel" if "gpt2" in hf_name.lower() else "unknown",
-        "model_size": f"{parameters} parameters",
-        "parameters": parameters,
-        "description": f"{hf_name}, served by a remote engine and routed by {SERVICE}",
-        "supported_endpoints": [
-            "/generate",
-            "/generate_stream",
-            "/v1/chat/completions",
-            "/v1/completions",
-            "/health",
-        ],
-        "optimized_for": ["text generation", "text completion", "chat"],
-        "capabilities": ["text-generation", "streaming"],
-        "max_length": min(lengths, default=None),
-        "status": "loaded" if model.available else "unavailable",
-        "note": "The router loads no model itself; see /models.",
-    }

@@ -78,7 +78,9 @@ def _wish(
     length = "max_tokens" if _given(fields, "max_tokens") else "max_length"
     temperature = number(fields, "temperature", 0.1, 2, 0.7)
     top_p = number(fields, "top_p", 0.1, 1, 0.9)
-    top_k = number(fields, "top_k", 0, 1000, 0 if messages else _TOP_K, whole=True)
+    top_k = number(fields, "top_k", 0, 1000, _TOP_K if prompt else 0, whole=True)
+    # The seed's own default keeps DistilGPT-2 from repeating itself; a model made for chat it would spoil.
+    penalty = number(fields, "repetition_penalty", 0.1, 2, 1.2 if prompt else 1)
     return Wish(
         prompt=prompt,
         messages=messages,
@@ -88,8 +90,7 @@ def _wish(
         temperature=temperature,
         top_p=top_p if top_p < 1 else None,
         top_k=int(top_k) or None,
-        # The seed's own default keeps DistilGPT-2 from repeating itself; a model made for chat it would spoil.
-        repetition_penalty=number(fields, "repetition_penalty", 0.1, 2, 1.2 if prompt else 1),
+        repetition_penalty=penalty if penalty != 1 else None,
         first_tokens=_PROMPT_TOKENS,
         clamps=True,
         ignored=told,

@@ -1,5 +1,7 @@
 """`/health`, `/live`, `/ready`, `/`, `/model-info`, `/metrics`."""
 
+import re
+
 import pytest
 
 from pointsman.app import Router
@@ -13,6 +15,8 @@ async def test_health_has_the_fields_of_both_seeds(app: Router, client: Client) 
     async with client(app) as http:
         body = (await http.get("/health")).json()
     assert {"status", "model_loaded", "model_name", "service", "timestamp", "security"} <= set(body)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", body["timestamp"])
+    assert body["security"]["access_control_enabled"] is True
     assert body["security"]["client_ip"] == "127.0.0.1"
     assert "10.0.0.0/8" in body["security"]["allowed_networks"]
 
@@ -23,7 +27,9 @@ async def test_health_is_open_and_minimal_to_strangers(app: Router, client: Clie
         answer = await http.get("/health")
         other = await http.get("/models")
     assert answer.status_code == 200
-    assert set(answer.json()) == {"status", "model_loaded", "model_name", "service", "timestamp"}
+    told = answer.json()
+    assert set(told) == {"status", "model_loaded", "model_name", "service", "timestamp", "security"}
+    assert told["security"] == {"access_control_enabled": True}
     assert other.status_code == 403
 
 
@@ -47,17 +53,11 @@ async def test_ready_with_one_model_up(app: Router, client: Client) -> None:
         assert (await http.get("/ready")).status_code == 200
 
 
-async def test_root_and_model_info(app: Router, client: Client) -> None:
-    """Seed 003's client joins `models` as strings; seed 000's reads model_name and model_size."""
+async def test_root(app: Router, client: Client) -> None:
+    """Seed 003's client joins `models` as strings."""
     async with client(app) as http:
         root = (await http.get("/")).json()
-        card = (await http.get("/model-info")).json()
     assert root["models"] == ["distilgpt2", "gemma-3-12b"]
-    assert (card["model_name"], card["model_size"], card["max_length"]) == (
-        "distilgpt2",
-        "82M parameters",
-        1024,
-    )
 
 
 async def test_metrics_are_prometheus_text(app: Router, client: Client) -> None:
