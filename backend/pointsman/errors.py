@@ -63,6 +63,16 @@ REMOTE_MEDIA = ErrorKind(
     "Media must be sent inline as a data: URL; remote URLs are refused.",
 )
 BAD_REQUEST = ErrorKind("bad_request", 400, _C, False, "The HTTP request is malformed.")
+KEY_MISSING = ErrorKind(
+    "key_missing", 401, _P, False, "This route needs a valid API key: Authorization: Bearer … or X-API-Key."
+)
+KEY_WRONG = ErrorKind(
+    "key_wrong", 401, _P, False, "This route needs a valid API key: Authorization: Bearer … or X-API-Key."
+)
+KEY_FORBIDDEN = ErrorKind("key_forbidden", 403, _P, False, "Your API key does not allow this.")
+RATE_LIMITED = ErrorKind(
+    "rate_limited", 429, _P, True, "Too many requests, or too many tokens, in too short a time."
+)
 ADDRESS_FORBIDDEN = ErrorKind("address_forbidden", 403, _P, False, "Your address may not use this service.")
 ORIGIN_FORBIDDEN = ErrorKind("origin_forbidden", 403, _P, False, "This origin may not use this service.")
 ROUTE_NOT_FOUND = ErrorKind("route_not_found", 404, _C, False, "No such route.")

@@ -9,7 +9,12 @@ from pointsman.sse import frame
 from pointsman.surfaces.base import check_count, check_numbers, error_object, flag, invalid, model_name
 from pointsman.surfaces.media import refuse_remote
 
-_TYPES = {403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 _REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETION: "prompt", Operation.EMBEDDING: "input"}
 CHOICES_MAX = 16
 

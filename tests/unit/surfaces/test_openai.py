@@ -243,7 +243,12 @@ def test_each_error_has_openais_shape(kind: ErrorKind) -> None:
     (error,) = json.loads(body).values()
     assert (error["message"], error["code"], error["param"]) == (kind.message, kind.code, "p")
     assert (error["request_id"], error["retryable"], error["owner"]) == ("r-1", kind.retryable, kind.owner)
-    types = {403: "permission_error", 404: "not_found_error"}
+    types = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }
     expected = types.get(kind.status, "server_error" if kind.status >= 500 else "invalid_request_error")
     assert error["type"] == expected
 

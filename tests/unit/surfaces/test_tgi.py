@@ -81,6 +81,7 @@ def test_chat_tokenize_fetches_nothing(key: str) -> None:
 
 
 TYPES = {
+    "rate_limited": "overloaded",
     "no_replica": "overloaded",
     "engine_overloaded": "overloaded",
     "model_not_found": None,
