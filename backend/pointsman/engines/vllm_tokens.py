@@ -14,6 +14,7 @@ from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
 from pointsman.engines.base import Outgoing, Seen, Tokenized, judge_error
 from pointsman.engines.openai import decode_object
+from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.generation import Tokens
 from pointsman.replica import Replica
 
@@ -65,7 +66,11 @@ def encode(call: Call, replica: Replica) -> Outgoing:
     if call.operation is Operation.INFO:
         return Outgoing("GET", "/v1/models", b"")
     if call.operation is Operation.TOKENIZE:
-        return tokenize(decode(call.fields, "inputs", str), replica)
+        text = decode(call.fields, "inputs", str)
+        if not text:
+            sentence = "Input validation error: `inputs` cannot be empty"
+            raise RouterError(INVALID_PARAMETER, sentence, param="inputs")
+        return tokenize(text, replica)
     return _ask({"messages": call.fields["messages"]}, replica)
 
 
@@ -118,7 +123,7 @@ class TokensReader:
         tokenized = _tokenized(body)
         if self._call.operation is Operation.TOKENIZE:
             return msgspec.json.encode(_tokens(tokenized, decode(self._call.fields, "inputs", str).encode()))
-        text = b"".join(map(_plain, _pieces(tokenized)))
+        text = _joined(_pieces(tokenized))
         said = {
             "tokenize_response": _tokens(tokenized, text),
             "templated_text": text.decode("utf-8", "replace"),
@@ -165,14 +170,42 @@ def _pieces(tokenized: _Tokenized) -> list[str]:
     return told + [""] * (len(tokenized.tokens) - len(told))
 
 
+def _length(piece: str, text: bytes, at: int) -> int:
+    """How many bytes of the text a token is, whichever kind of tokenizer shows it; 0: none of it."""
+    for read in (_plain(piece), _bytewise(piece), piece.encode()):
+        if read and text.startswith(read, at):
+            return len(read)
+    return 0
+
+
 def _plain(piece: str) -> bytes:
-    """The bytes that a token stands for."""
+    """The bytes that a token of a SentencePiece tokenizer stands for."""
     byte = _BYTE.fullmatch(piece)
-    if byte is not None:
-        return bytes([int(byte[1], 16)])
-    if "▁" not in piece and all(letter in _STAND_INS for letter in piece) and not piece.isascii():
-        return bytes([_STAND_INS[letter] for letter in piece])
-    return piece.replace("▁", " ").encode()
+    return bytes([int(byte[1], 16)]) if byte is not None else piece.replace("▁", " ").encode()
+
+
+def _bytewise(piece: str) -> bytes | None:
+    """The bytes that a token of a byte-level tokenizer stands for; None: it is none of such."""
+    if not all(letter in _STAND_INS for letter in piece):
+        return None
+    return bytes([_STAND_INS[letter] for letter in piece])
+
+
+def _joined(pieces: list[str]) -> bytes:
+    """The text of tokens. Pieces are byte-level where they make up UTF-8 as such and show no sign of others."""
+    if not any("▁" in piece or _BYTE.fullmatch(piece) for piece in pieces):
+        text = b"".join([piece.encode() if (read := _bytewise(piece)) is None else read for piece in pieces])
+        if _is_utf8(text):
+            return text
+    return b"".join(map(_plain, pieces))
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _tokens(tokenized: _Tokenized, text: bytes) -> list[_Token]:
@@ -181,17 +214,21 @@ def _tokens(tokenized: _Tokenized, text: bytes) -> list[_Token]:
     One that is not of the text, as the token that begins a prompt, is at its place with no length. Where the
     pieces do not make up the text there are no slices, as TGI has it with a tokenizer that tells none.
     """
-    found, at = [], 0
-    for number, piece in zip(tokenized.tokens, _pieces(tokenized), strict=False):
-        plain = _plain(piece)
-        end = at
-        if plain and text.startswith(plain, at):
-            end = at + len(plain)
-        elif at == 0 and plain[:1] == b" " and plain[1:] and text.startswith(plain[1:]):
-            end = len(plain) - 1  # a tokenizer that puts a blank before each text
-        shown = text[at:end].decode("utf-8", "replace") if end > at else piece
-        found.append(_Token(number, shown, at, end))
-        at = end
-    if at == len(text):
-        return found
+    pieces = _pieces(tokenized)
+    for lead in (b"", b" "):  # some tokenizers put a blank before each text
+        slices = _slices(pieces, lead + text, len(lead))
+        if slices is not None:
+            found = zip(tokenized.tokens, slices, strict=False)
+            return [_Token(number, shown, start, stop) for number, (shown, start, stop) in found]
     return [_Token(number) for number in tokenized.tokens]
+
+
+def _slices(pieces: list[str], text: bytes, extra: int) -> list[tuple[str, int, int]] | None:
+    """Each piece's slice of the text, less its first `extra` bytes; None where they make up another text."""
+    found, at = [], 0
+    for piece in pieces:
+        end = at + _length(piece, text, at)
+        shown = text[max(at, extra) : end].decode("utf-8", "replace") if end > at else piece
+        found.append((shown, max(at - extra, 0), max(end - extra, 0)))
+        at = end
+    return found if at == len(text) else None
