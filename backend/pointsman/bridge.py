@@ -3,7 +3,9 @@
 The one meeting point of all APIs and all dialects; neither knows of the other.
 """
 
+from pointsman import attempt
 from pointsman.apis.base import Writer
+from pointsman.attempt import AttemptFailed
 from pointsman.engines.base import Seen, Source
 from pointsman.generation import Tokens, Wish
 from pointsman.stops import Stops
@@ -22,6 +24,7 @@ class Bridge:
         stops = () if wish.keeps_stop else source.leaves
         self._stops = Stops(stops, bare=wish.bare) if stops or wish.bare else None
         self._begun = False
+        self._finished = False
         self._out = b""  # the events that the last one read became
 
     @property
@@ -46,9 +49,13 @@ class Bridge:
         if self._stops is not None:
             delta = self._stops.cut(delta)
         self._out = self._writer.write(delta)
-        content = bool(self._out) or delta.finish is not None
+        finishes = delta.finish is not None
+        content = bool(self._out) or finishes
         self._begun = self._begun or content
+        self._finished = self._finished or finishes
         if delta.last:
+            if self._begun and not self._finished:
+                raise AttemptFailed(attempt.TRUNCATED, "ended without a reason")
             self._out += self._writer.end(self.tokens)
             return Seen.FINAL if self._begun else Seen.LAST
         return Seen.CONTENT if content else Seen.QUIET

@@ -6,8 +6,8 @@ from pointsman.generation import Delta, Finish
 class Stops:
     """Passes a text on in pieces, less the first stop sequence and all behind it.
 
-    The first is the one that is whole first, so that it is the same however the text is cut. What could be the
-    beginning of one is held back. With `bare`, white space before the text is left out.
+    The first is the one that is whole first, so that it is the same however the text is cut. What could
+    begin one is held back. With `bare`, white space before the text is left out.
     """
 
     def __init__(self, stops: tuple[str, ...], *, bare: bool) -> None:

@@ -88,7 +88,8 @@ def test_a_bare_text_is_the_same_without_the_blanks_before_it(
 def test_nothing_is_held_longer_than_needed() -> None:
     """Text is passed on as soon as it cannot begin a stop sequence, and no sooner."""
     cutter = Stops(("\nUser:",), bare=False)
-    assert [cutter.cut(Delta(piece)).text for piece in ("a\n", "b", "\nUse", "x")] == ["a", "\nb", "", "\nUsex"]
+    told = [cutter.cut(Delta(piece)).text for piece in ("a\n", "b", "\nUse", "x")]
+    assert told == ["a", "\nb", "", "\nUsex"]
 
 
 def test_a_stop_sequence_is_the_end() -> None:

@@ -142,6 +142,7 @@ def test_what_an_event_is() -> None:
     made = reader({})
     assert made.look(b"[DONE]") is Seen.LAST
     assert made.look(chunk("a", [1], ["a"])) is Seen.CONTENT
+    assert made.look(chunk("", [], [], "stop")) is Seen.CONTENT
     assert made.look(b"[DONE]") is Seen.FINAL
     with pytest.raises(AttemptFailed) as caught:
         made.look(chunk("", [], [], "abort"))
