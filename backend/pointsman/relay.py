@@ -132,6 +132,8 @@ class Relay:
 
     def _examine_large(self, block: bytes) -> tuple[bytes, AttemptFailed | None]:
         """Pass on part of an event too large to hold, unread but for the mark of a last one."""
+        if not self._reader.marks:
+            return b"", AttemptFailed(attempt.JUNK, "an event too large to translate")
         self._content = True
         self._within = self._splitter.oversize
         size = len(block) if self._within else sse.first_end(block)

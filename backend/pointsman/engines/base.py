@@ -54,7 +54,8 @@ class Reader(Protocol):
     """Reads the answer to one call and gives it in the words of the call's API."""
 
     mends: bool  # whether events must be rewritten one by one
-    marks: tuple[bytes, ...]  # one is in each event that is more than content; such events are looked at
+    # One is in each event that is more than content; such events are looked at. None: no event passes unread.
+    marks: tuple[bytes, ...]
     last_mark: (
         bytes  # is in a terminal event and in no other, should it be too large to hold; empty: never is
     )
