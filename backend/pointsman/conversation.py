@@ -28,6 +28,7 @@ from pointsman.watch import Watch
 
 HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
 _ERROR_BODY_MAX_BYTES = 64 * 1024
+_SMALL_MAX_BYTES = 8 * HELD_MAX_BYTES  # engines tell some 60 bytes of each token of a text
 _TAIL_S = (
     0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
 )
@@ -74,10 +75,7 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
     try:
         outgoing, reader = await _prepare(run, replica, pool, lengths)
         run.exchange.ignored = outgoing.ignored
-        fresh = isinstance(run.step, Again) and run.step.fresh
-        connection = None if fresh else pool.reuse()
-        if connection is None:
-            connection = await pool.connect(run.timeouts.connect_s)
+        connection = await _connected(run, pool)
         try:
             await _talk(run, pool, connection, outgoing, reader)
         finally:
@@ -115,16 +113,26 @@ async def _prepare(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
     return dialect.ask(wish, replica, stream=call.stream), bridge
 
 
+async def _connected(run: Run, pool: Pool) -> Connection:
+    fresh = isinstance(run.step, Again) and run.step.fresh
+    connection = None if fresh else pool.reuse()
+    return connection or await pool.connect(run.timeouts.connect_s)
+
+
 async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
-    """Ask a replica something by the way; None where it does not answer that well."""
-    connection = pool.reuse() or await pool.connect(run.timeouts.connect_s)
+    """Ask a replica something by the way; None where it does not answer that well, or at too great length."""
+    connection = await _connected(run, pool)
+    due = monotonic() + run.timeouts.first_event_s
+    if due < run.deadline:
+        run.watch.set(due, attempt.first_event_late)
     try:
         connection.send(_head(run, pool, outgoing), outgoing.body)
         head = await connection.head()
-        body = await _read(connection, HELD_MAX_BYTES)
+        body = await _read(connection, _SMALL_MAX_BYTES)
     finally:
         pool.release(connection)
-    return body if head.status == 200 else None
+    run.watch.set(run.deadline, attempt.time_is_up)
+    return body if head.status == 200 and len(body) < _SMALL_MAX_BYTES else None
 
 
 async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader) -> None:
