@@ -3,7 +3,7 @@
 Its fields are always there; what is not known of a model is null, or `unknown` where clients want a text.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
 
@@ -36,25 +36,42 @@ _BUILDS = {
 _OLD_NAMES = {"distilgpt2": _DISTILGPT2, "openai-community/gpt2": "gpt2"}
 
 
-def card(model: Model) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Card:
     """Everything seed 000's clients may ask of the model that answers them."""
+
+    model_name: str
+    model_type: str | None
+    architecture: str | None
+    model_size: str  # clients join it to texts
+    parameters: str | None
+    description: str
+    supported_endpoints: list[str]
+    optimized_for: list[str]
+    capabilities: list[str]
+    max_length: int | None  # tokens of prompt and answer together
+    status: str
+    note: str
+
+
+def card(model: Model) -> Card:
+    """The card of a model."""
     name = _hub_name(model)
     build = _BUILDS.get(name)
-    parameters = build.parameters if build else None
-    return {
-        "model_name": model.id,
-        "model_type": build.family if build else None,
-        "architecture": build.architecture if build else None,
-        "model_size": f"{parameters} parameters" if parameters else "unknown",  # clients join it to texts
-        "parameters": parameters,
-        "description": f"{model.config.name} ({name}), served by remote engines and routed by Pointsman",
-        "supported_endpoints": ["/generate", "/complete", "/chat/completions", "/model-info", "/health"],
-        "optimized_for": _optimized_for(model, name),
-        "capabilities": ["text-generation", "text-completion", "chat", "streaming"],
-        "max_length": _max_length(model, name),
-        "status": "loaded" if model.available else "unavailable",
-        "note": "The router loads no model itself; /models tells where it runs and how it is.",
-    }
+    return Card(
+        model_name=model.id,
+        model_type=build.family if build else None,
+        architecture=build.architecture if build else None,
+        model_size=f"{build.parameters} parameters" if build else "unknown",
+        parameters=build.parameters if build else None,
+        description=f"{model.config.name} ({name}), served by remote engines and routed by Pointsman",
+        supported_endpoints=["/generate", "/complete", "/chat/completions", "/model-info", "/health"],
+        optimized_for=_optimized_for(model, name),
+        capabilities=["text-generation", "text-completion", "chat", "streaming"],
+        max_length=_max_length(model, name),
+        status="loaded" if model.available else "unavailable",
+        note="The router loads no model itself; /models tells where it runs and how it is.",
+    )
 
 
 def _hub_name(model: Model) -> str:
@@ -75,6 +92,6 @@ def _optimized_for(model: Model, name: str) -> list[str]:
 
 
 def _max_length(model: Model, name: str) -> int | None:
-    """Tokens of prompt and answer together, of the replica that takes fewest."""
+    """What the replica takes that takes fewest."""
     lengths = [r.facts.max_total_tokens for r in model.pool if r.facts.max_total_tokens is not None]
     return min(lengths, default=1024 if name == _DISTILGPT2 else None)

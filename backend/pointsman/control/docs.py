@@ -6,67 +6,19 @@ match them never get there.
 
 from typing import Any
 
-from fastapi import FastAPI
+import msgspec
+from fastapi import FastAPI, Response
 
-from pointsman.call import Operation
-from pointsman.errors import INTERNAL, RouterError
+from pointsman import errors
+from pointsman.control.forms import FORMS, Form
+from pointsman.errors import RouterError
 from pointsman.routes import Route, Routes
 
-_MESSAGES = [{"role": "user", "content": "Say hello."}]
-_EXAMPLES: dict[Operation, dict[str, Any]] = {
-    Operation.CHAT: {"model": "gemma-3-12b", "messages": _MESSAGES, "max_tokens": 64, "stream": False},
-    Operation.COMPLETION: {"model": "distilgpt2", "prompt": "Once upon a time", "max_tokens": 32},
-    Operation.EMBEDDING: {"model": "my-embedder", "input": ["one text", "another"]},
-    Operation.GENERATE: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 32}},
-    Operation.COMPAT: {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 32}, "stream": False},
-    Operation.TOKENIZE: {"inputs": "Once upon a time"},
-    Operation.CHAT_TOKENIZE: {"messages": _MESSAGES},
-}
-_GENERATE_FORMS = {
-    "tgi": {"summary": "TGI", "value": _EXAMPLES[Operation.GENERATE]},
-    "model_id": {
-        "summary": "with model_id",
-        "value": {"model_id": "distilgpt2", "prompt": "Once upon a time", "max_new_tokens": 32},
-    },
-    "prompt": {
-        "summary": "prompt alone; the text includes it",
-        "value": {"prompt": "Once upon a time", "max_length": 32},
-    },
-}
 _TEXT = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 1}
-_PROPERTIES: dict[Operation, dict[str, Any]] = {
-    Operation.CHAT: {
-        "model": _TEXT,
-        "messages": {"type": "array", "items": {"type": "object"}},
-        "stream": {"type": "boolean"},
-        "max_tokens": _COUNT,
-        "temperature": {"type": "number", "minimum": 0},
-    },
-    Operation.COMPLETION: {
-        "model": _TEXT,
-        "prompt": {"oneOf": [_TEXT, {"type": "array"}]},
-        "stream": {"type": "boolean"},
-        "max_tokens": _COUNT,
-    },
-    Operation.EMBEDDING: {"model": _TEXT, "input": {"oneOf": [_TEXT, {"type": "array"}]}},
-    Operation.GENERATE: {"inputs": _TEXT, "parameters": {"type": "object"}},
-    Operation.COMPAT: {"inputs": _TEXT, "parameters": {"type": "object"}, "stream": {"type": "boolean"}},
-    Operation.TOKENIZE: {"inputs": _TEXT},
-    Operation.CHAT_TOKENIZE: {"messages": {"type": "array", "items": {"type": "object"}}},
-}
-_REQUIRED = {Operation.CHAT: ["messages"], Operation.COMPLETION: ["prompt"], Operation.EMBEDDING: ["input"]}
-_ERRORS = {
-    400: "A field is wrong or not accepted",
-    403: "Address or origin refused",
-    404: "Unknown model; the known ones are named",
-    413: "Body too large",
-    415: "Not application/json",
-    422: "A field is wrong (TGI's shape and those with `detail`)",
-    502: "The engine failed",
-    503: "No replica is up, or all are full; see Retry-After",
-    504: "The engine was silent too long",
-}
+_KINDS = (
+    *(errors.INVALID_PARAMETER, errors.ADDRESS_FORBIDDEN, errors.MODEL_NOT_FOUND, errors.BODY_TOO_LARGE),
+    *(errors.UNSUPPORTED_MEDIA_TYPE, errors.ENGINE_FAILED, errors.NO_REPLICA, errors.FIRST_EVENT_TIMEOUT),
+)
 
 
 def install(app: FastAPI, routes: Routes) -> None:
@@ -79,34 +31,60 @@ def install(app: FastAPI, routes: Routes) -> None:
             tags=["generate"],
             summary=_summary(route),
             operation_id=f"{route.method.lower()} {route.template}",
+            response_class=Response,  # which says nothing of its own
             openapi_extra=_describe(route),
-            responses={status: {"description": text} for status, text in _ERRORS.items()},
         )
 
 
-async def _unreached() -> None:
-    raise RouterError(INTERNAL)
+async def _unreached() -> Response:
+    raise RouterError(errors.INTERNAL)
 
 
 def _summary(route: Route) -> str:
-    what = route.operation.value.replace("_", " ") + (" (stream)" if route.stream else "")
-    return f"{what} on one model" if "{model_id}" in route.template else what
+    what = " or ".join([form.title for form in FORMS[route.path]])
+    return f"{what}, of one model" if "{model_id}" in route.template else what
 
 
 def _describe(route: Route) -> dict[str, Any]:
-    described: dict[str, Any] = {}
+    forms = FORMS[route.path]
+    described: dict[str, Any] = {"responses": {"200": _answer(forms), **_errors(route)}}
     if "{model_id}" in route.template:
         described["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _TEXT}]
-    if route.operation is Operation.INFO:
-        return described
-    schema: dict[str, Any] = {"type": "object", "properties": _PROPERTIES[route.operation]}
-    content: dict[str, Any] = {"schema": schema, "example": _EXAMPLES[route.operation]}
-    if route.path == "/generate":
-        content = {"schema": schema, "examples": _GENERATE_FORMS}
-        schema["properties"] = {**schema["properties"], "model_id": _TEXT, "prompt": _TEXT}
-    else:
-        schema["required"] = _REQUIRED.get(
-            route.operation, ["messages"] if route.operation is Operation.CHAT_TOKENIZE else ["inputs"]
-        )
-    described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if route.method == "POST":
+        asked = _content([_asked(form) for form in forms], {form.title: form.example for form in forms})
+        described["requestBody"] = {"required": True, "content": {"application/json": asked}}
     return described
+
+
+def _asked(form: Form) -> dict[str, Any]:
+    return {"title": form.title, "type": "object", "properties": form.takes, "required": list(form.needs)}
+
+
+def _answer(forms: tuple[Form, ...]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    whole = [form for form in forms if form.answer]
+    if whole:
+        schemas = [{"title": form.title, **form.gives} for form in whole]
+        content["application/json"] = _content(schemas, {form.title: form.answer for form in whole})
+    streams = {form.title: form.frames for form in forms if form.frames}
+    if streams:
+        content["text/event-stream"] = _content([_TEXT], streams)
+    return {"description": "The answer; a stream where it is asked for", "content": content}
+
+
+def _content(schemas: list[dict[str, Any]], examples: dict[str, Any]) -> dict[str, Any]:
+    """One media type: several schemas are alternatives."""
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    if len(examples) == 1:
+        return {"schema": schema, "example": next(iter(examples.values()))}
+    return {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
+
+
+def _errors(route: Route) -> dict[str, Any]:
+    """What can go wrong, in the words of the route's own API."""
+    told = {}
+    for kind in (*_KINDS, *([errors.UNKNOWN_FORM] if len(FORMS[route.path]) > 1 else [])):
+        status, body = route.shape.error(RouterError(kind), "1a2b3c")
+        example = {"schema": {"type": "object"}, "example": msgspec.json.decode(body)}
+        told[str(status)] = {"description": kind.message, "content": {"application/json": example}}
+    return told

@@ -8,20 +8,46 @@ from fastapi import APIRouter, Request, Response
 
 from pointsman import __version__
 from pointsman.access import AccessConfig, Decision, client_address, verdict
-from pointsman.control.card import card
+from pointsman.control.card import Card, card
 from pointsman.control.catalog import stamp
 from pointsman.errors import NO_REPLICA, RouterError
 from pointsman.registry import Model, Registry
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 
 SERVICE = "Pointsman"
+_CARD = {
+    "model_name": "distilgpt2",
+    "model_type": "GPT-2",
+    "architecture": "GPT2LMHeadModel",
+    "model_size": "82M parameters",
+    "parameters": "82M",
+    "description": "DistilGPT-2 (distilbert/distilgpt2), served by remote engines and routed by Pointsman",
+    "supported_endpoints": ["/generate", "/complete", "/chat/completions", "/model-info", "/health"],
+    "optimized_for": ["text generation", "text completion", "chat"],
+    "capabilities": ["text-generation", "text-completion", "chat", "streaming"],
+    "max_length": 1024,
+    "status": "loaded",
+    "note": "The router loads no model itself; /models tells where it runs and how it is.",
+}
+_HEALTH = {
+    "status": "healthy",
+    "model_loaded": True,
+    "model_name": "distilgpt2",
+    "service": SERVICE,
+    "timestamp": "2026-01-01T00:00:00Z",
+    "security": {"access_control_enabled": True, "client_ip": "127.0.0.1"},
+    "version": __version__,
+    "models": {"distilgpt2": True, "gemma-3-12b": True},
+}
 
 
 def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[], bytes]) -> APIRouter:
     """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little."""
     routes = APIRouter(tags=["status"])
 
-    @routes.get("/health", summary="Always 200: which models are available")
+    @routes.get(
+        "/health", summary="Always 200: which models are available", responses={200: _example(_HEALTH)}
+    )
     async def health(request: Request) -> dict[str, Any]:
         more = _more_for(request, registry, access)
         return {**_condition(registry), "security": {"access_control_enabled": not access.disabled}, **more}
@@ -40,8 +66,10 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
     async def root() -> dict[str, Any]:
         return _card_of_router(registry)
 
-    @routes.get("/model-info", summary="The default model, in seed 000's shape")
-    async def model_info() -> dict[str, Any]:
+    @routes.get(
+        "/model-info", summary="The default model, in seed 000's shape", responses={200: _example(_CARD)}
+    )
+    async def model_info() -> Card:
         model = _default(registry)
         if model is None:
             wanted = registry.wanted(DistilGpt2.name)
@@ -54,6 +82,10 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
         return Response(render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes
+
+
+def _example(body: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"example": body}}}
 
 
 def _condition(registry: Registry) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`GET /model-info`: seed 000's card of the model that answers, true as far as it is known."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -10,24 +10,9 @@ from pointsman.control.card import card
 from pointsman.settings import load
 from unit.control.conftest import Client, take_down
 
-FIELDS = {
-    *(
-        "model_name",
-        "model_type",
-        "model_size",
-        "description",
-        "supported_endpoints",
-        "optimized_for",
-        "note",
-    ),
-    *("architecture", "parameters", "capabilities", "max_length", "status"),
-}
-
 
 def told(app: Router, model: str) -> dict[str, Any]:
-    found = card(app.registry.models[model])
-    assert set(found) == FIELDS
-    return found
+    return asdict(card(app.registry.models[model]))
 
 
 def learn(app: Router, model: str, **facts: Any) -> None:

@@ -1,12 +1,23 @@
 """The documentation shows the routes that are served, no more and no fewer."""
 
+import json
 import re
 
 import httpx
+import jsonschema
 import pytest
 
+from pointsman.apis import wish_of, writer_of
+from pointsman.apis.base import Reply
 from pointsman.app import Router, build
+from pointsman.call import Call
+from pointsman.control.forms import FORMS
+from pointsman.errors import RouterError
+from pointsman.generation import Delta, Tokens
 from pointsman.settings import load
+from pointsman.surfaces.backend_api import BackendApi
+from pointsman.surfaces.base import Surface, read_fields
+from pointsman.surfaces.distilgpt2 import DistilGpt2
 from unit.control.conftest import Client
 
 pytestmark = pytest.mark.anyio
@@ -20,9 +31,10 @@ def test_every_generation_route_is_described(app: Router) -> None:
         found = app.routes_table.find(route.method, route.template.replace("{model_id}", "m"))
         assert found is not None
         assert found.route is route
-        if route.method == "POST":
-            content = described["requestBody"]["content"]["application/json"]
-            assert content["schema"]["properties"]
+        answers = described["responses"]["200"]["content"]
+        asked = [described["requestBody"]["content"]["application/json"]] if route.method == "POST" else []
+        for content in (*asked, *answers.values()):
+            assert content["schema"]
             assert "example" in content or "examples" in content
 
 
@@ -36,6 +48,64 @@ def test_every_described_generation_route_is_served_by_the_data_plane(app: Route
         if entry["tags"] == ["generate"]
     }
     assert described == table
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_examples_fit_their_schemas(path: str) -> None:
+    """What is asked and answered is valid, and the last frame of a plain stream is the whole answer."""
+    for form in FORMS[path]:
+        asked = {"type": "object", "properties": form.takes, "required": list(form.needs)}
+        jsonschema.validate(form.example, {**asked, "additionalProperties": False})
+        if form.answer:
+            jsonschema.validate(form.answer, form.gives)
+        if '"type":"done"' in form.frames:
+            *_, done, last = [frame[6:] for frame in form.frames.split("\n\n") if frame]
+            assert json.loads(done) == {"type": "done", **form.answer}
+            assert last == "[DONE]"
+
+
+@pytest.mark.parametrize(
+    ("path", "index", "surface"),
+    [
+        ("/complete", 0, DistilGpt2()),
+        ("/chat/completions", 0, DistilGpt2()),
+        ("/generate", 1, BackendApi()),
+        ("/generate", 2, DistilGpt2()),
+    ],
+)
+def test_bounds_and_answers_are_the_surfaces(app: Router, path: str, index: int, surface: Surface) -> None:
+    """What our own APIs take and give is what is said of them: bounds, defaults, fields of the answer."""
+    form, found = FORMS[path][index], app.routes_table.find("POST", path)
+    assert found is not None
+
+    def decode(**more: object) -> Call:
+        body = json.dumps({name: form.example[name] for name in form.needs} | more).encode()
+        return surface.decode(found.route.operation, read_fields(body), body, stream=False)
+
+    usual = {name: schema["default"] for name, schema in form.takes.items() if "default" in schema}
+    assert wish_of(decode(**usual)) == wish_of(decode())
+    for name, schema in form.takes.items():
+        for bound, step in (("minimum", -1), ("maximum", 1)):
+            if bound in schema:
+                decode(**{name: schema[bound]})
+                with pytest.raises(RouterError, match=name):
+                    decode(**{name: schema[bound] + step})
+    whole = writer_of(decode(), Reply("id", "m", "m", 0, lambda: 0.5)).whole(Delta("x"), Tokens(1, 1))
+    assert set(json.loads(whole)) == set(form.gives["properties"]) == set(form.answer)
+
+
+async def test_examples_of_the_status_are_what_is_told(app: Router, client: Client) -> None:
+    """`/model-info` word for word, `/health` field by field."""
+    paths = app.openapi()["paths"]
+    told = [
+        paths[path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        for path in ("/model-info", "/health")
+    ]
+    async with client(app) as http:
+        card, health = (await http.get("/model-info")).json(), (await http.get("/health")).json()
+    assert told[0] == card
+    assert {**told[1], "timestamp": ""} == {**health, "timestamp": "", "security": told[1]["security"]}
+    assert set(told[1]["security"]) < set(health["security"])
 
 
 async def test_docs_can_be_hidden(client: Client) -> None:
