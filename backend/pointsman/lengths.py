@@ -17,6 +17,7 @@ from pointsman.replica import Replica
 
 _KEPT = 1024  # counts
 _SPECIAL = 8  # tokens that an engine may put around a text
+_CHUNK = 1024  # tokens that TGI makes at a time: no more of a length must fit (tgi.md 3.1)
 
 Ask = Callable[[Outgoing], Awaitable[bytes | None]]
 
@@ -96,10 +97,11 @@ def _fitted(wish: Wish, most: int, count: int) -> Wish:
     if wanted <= room:
         return wish
     name = wish.length_name
-    if not wish.clamps:
+    needed = 1 if wish.clamps else min(wanted, _CHUNK)
+    if needed > room:
         sentence = (
             f"Input validation error: `inputs` tokens + `{name}` must be <= {most}. "
-            f"Given: {count} `inputs` tokens and {wanted} `{name}`"
+            f"Given: {count} `inputs` tokens and {needed} `{name}`"
         )
         raise RouterError(INVALID_PARAMETER, sentence, param=name)
     return structs.replace(wish, max_new=room, ignored=(*wish.ignored, f"{name};clamped={room}"))

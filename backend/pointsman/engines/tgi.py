@@ -111,7 +111,8 @@ class Tgi:
             tokens = msgspec.json.decode(body, type=list[_Token])
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise AttemptFailed(attempt.JUNK, "no tokens") from None
-        return Tokenized(len(tokens), tuple([token.stop for token in tokens if token.stop]))
+        ends = tuple([token.stop for token in tokens])
+        return Tokenized(len(tokens), ends if any(ends) else ())
 
 
 class _Info(msgspec.Struct):
