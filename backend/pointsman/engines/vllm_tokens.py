@@ -192,7 +192,7 @@ def _bytewise(piece: str) -> bytes | None:
 
 
 def _joined(pieces: list[str]) -> bytes:
-    """The text of tokens. Pieces are byte-level where they make up UTF-8 as such and show no sign of others."""
+    """The text of tokens. Pieces are byte-level where they make up UTF-8 as such and none is of others."""
     if not any("▁" in piece or _BYTE.fullmatch(piece) for piece in pieces):
         text = b"".join([piece.encode() if (read := _bytewise(piece)) is None else read for piece in pieces])
         if _is_utf8(text):
