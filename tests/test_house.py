@@ -36,6 +36,7 @@ FLOORS = {
             "server",
             "sockets",
             "surfaces",
+            "upgrade",
             "worker",
         ),
         4,

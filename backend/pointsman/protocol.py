@@ -20,6 +20,7 @@ from pointsman.cycle import Cycle
 from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind, RouterError
 from pointsman.plane import EXTENSION, request_id
 from pointsman.surfaces.base import error_object
+from pointsman.upgrade import body_parser, framing
 
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
@@ -111,7 +112,7 @@ class Protocol(HttpToolsProtocol):
             raise Refused(BAD_REQUEST, "a request needs exactly one Host")
         if self._codings > (0 if old else 1):
             raise Refused(BAD_REQUEST, "a transfer coding too many")
-        self._skips_body = parser.should_upgrade() and bool(_framing(headers))
+        self._skips_body = parser.should_upgrade() and bool(framing(headers))
         self._answer(self._scope(version), keep_alive=not old and parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
@@ -252,8 +253,7 @@ class Protocol(HttpToolsProtocol):
             self._deaf = True
             return
         self._skips_body = False
-        self.parser = httptools.HttpRequestParser(_BodyOnly(self))
-        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + _framing(self.headers) + b"\r\n")
+        self.parser = body_parser(self, self.headers)
         if rest:
             self._fed_bytes = 0
             self.data_received(rest)
@@ -298,32 +298,5 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _BodyOnly:
-    """Parser callbacks for a body whose headers another parser has read."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self._whole = False
-
-    def on_body(self, body: bytes) -> None:
-        if not self._whole:
-            self._protocol.on_body(body)
-
-    def on_message_complete(self) -> None:
-        if not self._whole:
-            self._whole = True
-            self._protocol.leave_off()
-
-
 def _too_large(headers: list[tuple[bytes, bytes]]) -> bool:
     return sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES_MAX
-
-
-def _framing(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The header lines that say how long a body is; empty without body."""
-    lines = [
-        name + b": " + value + b"\r\n"
-        for name, value in headers
-        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-    ]
-    return b"".join(lines)
