@@ -77,10 +77,12 @@ class Nginx:
         as_root = f"user {user};" if os.geteuid() == 0 else ""
         paths = "".join(f"{name}_temp_path {folder}/{name};" for name in _TEMPORARY)
         self.port = 0
+        # What others may have set for all sites; ours has to hold its own against it.
+        spoiled = "gzip on; gzip_proxied any; gzip_types *; proxy_buffering on; proxy_read_timeout 2s;"
         self._frame = (
             f"{as_root} daemon off; worker_processes 1; pid {folder}/nginx.pid;"
             f"error_log {folder}/error.log info; events {{}}"
-            f"http {{ access_log off; {paths} include {folder}/site.conf; }}"
+            f"http {{ access_log off; {spoiled} {paths} include {folder}/site.conf; }}"
         )
 
     def __enter__(self) -> Self:

@@ -138,7 +138,7 @@ def test_events_arrive_as_they_come(nginx: Nginx, vllm: Emulator) -> None:
     """Three events are with the client while the engine owes the fourth, which never comes."""
     vllm.arm("hang_after", 3)
     with connected(nginx.port) as client:
-        client.sendall(VLLM.request("Hello", 9, stream=True))
+        client.sendall(VLLM.request("Hello", 9, "accept-encoding: gzip", stream=True))
         got = Incoming()
         while got.body.count(b"data:") < 3:
             block = client.recv(65536)
@@ -146,6 +146,12 @@ def test_events_arrive_as_they_come(nginx: Nginx, vllm: Emulator) -> None:
             got.feed(block)
         assert not got.ended
         assert vllm.stats()["running"] == 1
+
+
+def test_a_silence_longer_than_nginx_was_told_to_wait(nginx: Nginx, vllm: Emulator) -> None:
+    """The site's own times count, not those of nginx's defaults, which `tests/nginx.py` sets to 2 s."""
+    vllm.arm("slow_first_token", 3)
+    assert outcome(VLLM, ask(nginx.port, VLLM.request("Hello", 5, stream=False)), stream=False) == "ok"
 
 
 def test_whole_answers_pass(nginx: Nginx) -> None:
