@@ -54,6 +54,7 @@ FLOORS = {
             "engines",
             "health",
             "origin",
+            "pii",
             "policy",
             "retry",
             "sse",
