@@ -122,7 +122,7 @@ async def test_a_length_is_lowered_to_one_at_least() -> None:
 
 
 async def test_tgis_rule() -> None:
-    """What it would refuse is refused in its words; of a length above 1024 only 1024 must fit, as it has it."""
+    """What it would refuse is refused in its words; of a length above 1024 only 1024 must fit."""
     with pytest.raises(RouterError) as caught:
         await Engines(100).fit(Wish(prompt=text(40), max_new=61))
     assert (caught.value.kind, caught.value.param) == (INVALID_PARAMETER, "max_new_tokens")

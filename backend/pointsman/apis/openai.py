@@ -13,15 +13,19 @@ from pointsman.generation import Delta, Finish, Message, Tokens, Wish
 from pointsman.sse import frame
 
 _NO_TEMPLATE = "is not possible, since this model has no chat template"
+_NO_LOGPROBS = "is not offered where a conversation is continued as a text"
 # OpenAI's and vLLM's chat fields before a model that only continues a text.
 FIELDS: Table = {
+    "continue_final_message": refused(_NO_TEMPLATE),
     "frequency_penalty": translated(),
     "function_call": refused(_NO_TEMPLATE, b'"none"', b'"auto"'),
     "functions": refused(_NO_TEMPLATE, b"[]"),
+    "guided_choice": refused("is not possible with this model; `guided_json` with an `enum` is"),
+    "guided_grammar": refused("is not possible with this model"),
     "guided_json": translated("to a grammar"),
     "guided_regex": translated("to a grammar"),
     "logit_bias": ignored("", b"{}"),
-    "logprobs": refused("is not offered where a conversation is continued as a text"),
+    "logprobs": refused(_NO_LOGPROBS),
     "max_completion_tokens": translated(),
     "max_tokens": translated("lowered to what fits, and told"),
     "messages": translated("to `System:`, `User:` and `Assistant:` lines; texts only"),
@@ -31,6 +35,7 @@ FIELDS: Table = {
     "n": refused("above 1 is not possible on this engine", b"1", b"1.0"),
     "parallel_tool_calls": ignored("", b"true"),
     "presence_penalty": translated("on vLLM; ignored on TGI"),
+    "prompt_logprobs": refused(_NO_LOGPROBS),
     "repetition_penalty": translated(),
     "response_format": translated("to a grammar"),
     "seed": translated(),
@@ -44,7 +49,7 @@ FIELDS: Table = {
     "tool_choice": refused(_NO_TEMPLATE, b'"none"', b'"auto"'),
     "tools": refused(_NO_TEMPLATE, b"[]"),
     "top_k": translated(),
-    "top_logprobs": refused("is not offered where a conversation is continued as a text", b"0"),
+    "top_logprobs": refused(_NO_LOGPROBS, b"0"),
     "top_p": translated(),
     "user": ignored(),
 }
@@ -100,7 +105,7 @@ def read(call: Call) -> Wish:
     numbers = {name: _number(fields, name) for name in _BOUNDS if name in fields}
     temperature, top_p, top_k = (numbers.get(name) for name in ("temperature", "top_p", "top_k"))
     most = numbers.get("max_completion_tokens", numbers.get("max_tokens"))
-    grammar, is_regex = _grammar(fields)
+    structure, is_regex = grammar(fields)
     seed = numbers.get("seed")
     return Wish(
         messages=_messages(fields),
@@ -117,7 +122,7 @@ def read(call: Call) -> Wish:
         seed=None if seed is None else int(seed) % 2**64,
         stop=_stop(fields),
         clamps=True,
-        grammar=grammar,
+        grammar=structure,
         grammar_is_regex=is_regex,
         ignored=told,
     )
@@ -163,10 +168,14 @@ def _stop(fields: Fields) -> tuple[str, ...]:
     return tuple([stop for stop in stops if stop])
 
 
-def _grammar(fields: Fields) -> tuple[msgspec.Raw | None, bool]:
-    """The wanted structure, from any of the fields that can name one; the first that does counts."""
+def grammar(fields: Fields) -> tuple[msgspec.Raw | None, bool]:
+    """The wanted structure, from any of the fields that can name one, and whether it is a regular expression.
+
+    The first that names one counts.
+    """
     if "structured_outputs" in fields:
         wanted = decode(fields, "structured_outputs", dict[str, msgspec.Raw])
+        wanted = {name: raw for name, raw in wanted.items() if bytes(raw) not in (b"null", b"false")}
         for kind in ("json", "regex"):
             if kind in wanted:
                 return _structure(wanted[kind], kind == "regex")

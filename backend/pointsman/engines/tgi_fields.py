@@ -3,19 +3,25 @@
 import msgspec
 
 from pointsman.apis.fields import Table, ignored, refused, translated
+from pointsman.apis.openai import grammar
 from pointsman.call import Fields, Operation
 from pointsman.engines.base import join
 from pointsman.engines.response_format import for_tgi
 
 _SAMPLING = ("temperature", "top_k", "top_p", "typical_p")
 
+_NOT_HERE = "is not possible on this engine"
 _BOTH: Table = {
     "best_of": refused("above 1 is not possible on this engine", b"1", b"1.0", b"0"),
     "frequency_penalty": translated("0 is left out"),
+    "guided_choice": refused(_NOT_HERE),
+    "guided_grammar": refused(_NOT_HERE),
     "logit_bias": ignored("", b"{}"),
     "max_tokens": translated(),
+    "min_p": ignored("", b"0", b"0.0"),
     "model": translated("to `tgi`; any other name would be an adapter's"),
     "n": refused("above 1 is not possible on this engine", b"1", b"1.0", b"0"),
+    "prompt_logprobs": refused(_NOT_HERE),
     "seed": translated(),
     "service_tier": ignored("", b'"auto"'),
     "stop": translated("to a list"),
@@ -23,19 +29,24 @@ _BOTH: Table = {
     "stream": translated(),
     "stream_options": translated(),
     "temperature": translated(),
+    "top_k": ignored("", b"0", b"-1"),
     "top_p": translated("0 becomes temperature 0, 1 is left out"),
     "user": ignored(),
 }
 # OpenAI's fields on TGI's own `/v1` routes (tgi.md 5.1 and 5.3); what the tables do not know is ignored.
 CHAT_FIELDS: Table = {
     **_BOTH,
+    "guided_json": translated("to a grammar"),
+    "guided_regex": translated("to a grammar"),
     "logprobs": translated(),
     "max_completion_tokens": translated(),
     "messages": translated(),
     "metadata": ignored(),
     "parallel_tool_calls": ignored("", b"true"),
     "presence_penalty": translated("0 is left out, which TGI would take for a penalty of 2"),
+    "repetition_penalty": ignored("", b"1", b"1.0"),
     "response_format": translated("to a grammar"),
+    "structured_outputs": translated("`json`, `regex` and `json_object`, to a grammar; others are refused"),
     "tool_choice": translated(),
     "tool_prompt": translated(),
     "tools": translated(),
@@ -43,13 +54,18 @@ CHAT_FIELDS: Table = {
 }
 COMPLETION_FIELDS: Table = {
     **_BOTH,
-    "echo": refused("is not possible on this engine"),
+    "echo": refused(_NOT_HERE),
+    "guided_json": refused(_NOT_HERE),
+    "guided_regex": refused(_NOT_HERE),
     "logprobs": refused("are not possible on this engine's completions"),
     "presence_penalty": ignored("", b"0", b"0.0"),
     "prompt": translated(),
     "repetition_penalty": translated(),
-    "suffix": refused("is not possible on this engine", b'""'),
+    "response_format": refused(_NOT_HERE, b'{"type":"text"}', b'{"type": "text"}'),
+    "structured_outputs": refused(_NOT_HERE),
+    "suffix": refused(_NOT_HERE, b'""'),
 }
+_STRUCTURES = frozenset({"structured_outputs", "guided_json", "guided_regex"})  # vLLM's names for one
 TABLES = {Operation.CHAT: CHAT_FIELDS, Operation.COMPLETION: COMPLETION_FIELDS}
 
 
@@ -88,8 +104,18 @@ def native(fields: Fields) -> Fields:
     return {**fields, "parameters": msgspec.Raw(join(parameters))}
 
 
+def _structure(fields: Fields) -> msgspec.Raw:
+    wanted, is_regex = grammar(fields)
+    told = {"type": "regex" if is_regex else "json", "value": wanted}
+    return msgspec.Raw(msgspec.json.encode(told))
+
+
 def openai(fields: Fields) -> Fields:
-    """Name the model as TGI wants it; leave out what it refuses or takes for something else."""
+    """Name the model as TGI wants it; leave out what it refuses or takes for something else.
+
+    Raises:
+        RouterError: INVALID_PARAMETER, for a structure that it has no grammar for.
+    """
     kept = {name: value for name, value in fields.items() if bytes(value) != b"null"}
     kept["model"] = msgspec.Raw(b'"tgi"')  # any other name is taken for a LoRA adapter (tgi.md 5.1)
     for name in ("presence_penalty", "frequency_penalty"):
@@ -101,6 +127,8 @@ def openai(fields: Fields) -> Fields:
         if top_p == 0.0:
             kept["temperature"] = msgspec.Raw(b"0.0")
     wanted = for_tgi(kept.pop("response_format")) if "response_format" in kept else None
+    if not _STRUCTURES.isdisjoint(kept):
+        wanted = _structure({name: kept.pop(name) for name in _STRUCTURES if name in kept})
     if wanted is not None:
         kept["response_format"] = wanted
     if bytes(kept.get("stop", b"")).startswith(b'"'):
