@@ -14,7 +14,7 @@ _LOCAL_MAX, _DOMAIN_MAX = 64, 255  # characters (RFC 5321, 4.5.3.1)
 # The most that is ever held back: an address, and a number that runs into it.
 HELD_MAX = 19 + _LOCAL_MAX + 1 + _DOMAIN_MAX
 _LOCAL = re.compile(r"[\w.%+-]*")
-_DOMAIN = re.compile(r"[\w.-]{1,%d}" % _DOMAIN_MAX)
+_DOMAIN = re.compile(rf"[\w.-]{{1,{_DOMAIN_MAX}}}")
 _HOST = re.compile(r"\w[\w.-]*\.[^\W\d_]{2,63}(?!\w)")  # up to the last name of letters
 # They begin with a plain class of characters, which the matcher skips to; the look-behind comes after it.
 _NUMBERS = re.compile(
@@ -147,7 +147,7 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 
 def _replaced(text: str, spans: list[Span], begin: int, end: int) -> str:
-    parts = []
+    parts: list[str] = []
     for span in spans:
         parts += (text[begin : span.start], span.kind.value)
         begin = span.end
