@@ -148,8 +148,10 @@ def test_an_engine_that_hangs(router: Router, vllm: Emulator) -> None:
 
 def test_a_proxy_that_holds_back() -> None:
     """A stream that comes in heaps is remarked on; the check itself is passed."""
-    held = "proxy_http_version 1.1; gzip on; gzip_proxied any; gzip_types text/event-stream;"
-    held += "proxy_read_timeout 60s;"
+    held = (
+        "proxy_ignore_headers X-Accel-Buffering; proxy_http_version 1.1; proxy_read_timeout 60s;"
+        "gzip on; gzip_proxied any; gzip_types text/event-stream;"
+    )
     with (
         Emulator("vllm", "--tokens-per-s", "5") as slow,
         Router(VLLM_MINE_ENDPOINT=slow.url) as router,
