@@ -6,12 +6,23 @@ The answer is the engine's raw continuation; errors carry a string in `detail`.
 import msgspec
 
 from pointsman import errors
+from pointsman.apis.fields import Table, sort_out, translated
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
 from pointsman.generation import Said, Wish
 from pointsman.sse import frame
 from pointsman.surfaces.base import error_object, flag, invalid, model_name, number, text
 
+FIELDS: Table = {
+    "max_new_tokens": translated("lowered to what fits, and told"),
+    "model": translated("where `model_id` is not given"),
+    "model_id": translated(),
+    "prompt": translated(),
+    "repetition_penalty": translated(),
+    "stream": translated(),
+    "temperature": translated("0 is the likeliest token each time"),
+    "top_p": translated("0 is the likeliest token each time, 1 is none"),
+}
 _UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.MALFORMED_JSON, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
 
 
@@ -35,6 +46,7 @@ class BackendApi:
             top_p=top_p if 0 < top_p < 1 else None,
             repetition_penalty=number(fields, "repetition_penalty", 1, 2, 1.0),
             clamps=True,
+            ignored=sort_out(fields, FIELDS),
         )
         model = model_name(fields, "model_id") or model_name(fields)
         return Call(Api.PLAIN, Operation.GENERATE, model, flag(fields, "stream"), wish=wish, shape=_generated)

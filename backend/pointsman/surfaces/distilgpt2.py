@@ -20,12 +20,12 @@ FIELDS: Table = {
     "do_sample": translated(),
     "max_length": translated("as new tokens"),
     "max_tokens": translated("and counts where both are given"),
-    "messages": translated(),
+    "messages": translated("of `/chat/completions`"),
     "model": translated(),
     "no_repeat_ngram_size": ignored("", b"0"),
     "num_return_sequences": refused("must be 1: one text is returned", b"1"),
     "pad_token_id": ignored("", b"50256"),
-    "prompt": translated(),
+    "prompt": translated("of the others"),
     "repetition_penalty": translated(),
     "stream": translated(),
     "temperature": translated(),
@@ -33,6 +33,9 @@ FIELDS: Table = {
     "top_p": translated(),
     "user_id": ignored(),
 }
+# What one route takes and another does not is ignored there, as what nobody knows.
+_OF_CHAT = {name: row for name, row in FIELDS.items() if name != "prompt"}
+_OF_TEXT = {name: row for name, row in FIELDS.items() if name != "messages"}
 
 
 class _Turn(msgspec.Struct):
@@ -47,7 +50,7 @@ class DistilGpt2:
     prefers_chat = False
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
-        told = sort_out(fields, FIELDS)
+        told = sort_out(fields, _OF_CHAT if operation is Operation.CHAT else _OF_TEXT)
         if operation is Operation.CHAT:
             wish = _wish(fields, 150, told, messages=_messages(fields))
             shape: Shape = _chatted
