@@ -5,8 +5,10 @@ A surface turns it into its own body (`surfaces/`); nothing else invents codes o
 The text is ours: no engine address, no engine text, no exception text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Owner(StrEnum):
@@ -62,6 +64,16 @@ REMOTE_MEDIA = ErrorKind(
     False,
     "Media must be sent inline as a data: URL; remote URLs are refused.",
 )
+PROMPT_TOO_LONG = ErrorKind(
+    "prompt_too_long", 400, _C, False, "The prompt has more characters than this service takes."
+)
+PII_FOUND = ErrorKind(
+    "pii_found",
+    400,
+    _P,
+    False,
+    "The body holds personal data (an e-mail address, a card number or a social security number).",
+)
 BAD_REQUEST = ErrorKind("bad_request", 400, _C, False, "The HTTP request is malformed.")
 KEY_MISSING = ErrorKind(
     "key_missing", 401, _P, False, "This route needs a valid API key: Authorization: Bearer … or X-API-Key."
@@ -114,6 +126,7 @@ class RouterError(Exception):
         param: the field of the body that is wrong.
         status: overrides the table's status (an engine's 413 or 422 that is passed on).
         retry_after_s: seconds for `Retry-After`.
+        more: further facts, for surfaces whose bodies tell them.
     """
 
     def __init__(
@@ -124,6 +137,7 @@ class RouterError(Exception):
         param: str | None = None,
         status: int | None = None,
         retry_after_s: int | None = None,
+        more: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         super().__init__(message or kind.message)
         self.kind = kind
@@ -131,6 +145,7 @@ class RouterError(Exception):
         self.param = param
         self.status = status or kind.status
         self.retry_after_s = retry_after_s
+        self.more = more
 
 
 class ClientGone(Exception):
