@@ -32,7 +32,7 @@ FIELDS: Table = {
     "metadata": ignored(),
     "min_p": translated("on vLLM; ignored on TGI"),
     "model": translated(),
-    "n": refused("above 1 is not possible on this engine", b"1", b"1.0"),
+    "n": refused("above 1 is not possible on this engine", b"1"),
     "parallel_tool_calls": ignored("", b"true"),
     "presence_penalty": translated("on vLLM; ignored on TGI"),
     "prompt_logprobs": refused(_NO_LOGPROBS),

@@ -12,7 +12,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "typical_p")
 
 _NOT_HERE = "is not possible on this engine"
 _BOTH: Table = {
-    "best_of": refused("above 1 is not possible on this engine", b"1", b"1.0", b"0"),
+    "best_of": refused("above 1 is not possible on this engine", b"1", b"0"),
     "frequency_penalty": translated("0 is left out"),
     "guided_choice": refused(_NOT_HERE),
     "guided_grammar": refused(_NOT_HERE),
@@ -20,7 +20,7 @@ _BOTH: Table = {
     "max_tokens": translated(),
     "min_p": ignored("", b"0", b"0.0"),
     "model": translated("to `tgi`; any other name would be an adapter's"),
-    "n": refused("above 1 is not possible on this engine", b"1", b"1.0", b"0"),
+    "n": refused("above 1 is not possible on this engine", b"1", b"0"),
     "prompt_logprobs": refused(_NOT_HERE),
     "seed": translated(),
     "service_tier": ignored("", b'"auto"'),
