@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,10 +69,29 @@ def our_site(path: Path, *, tls: Path | None = None) -> str:
     return text.replace("listen 443 ssl", "listen 127.0.0.1:PORT ssl")
 
 
+def certificate(folder: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    made = folder / "site.pem"
+    subprocess.run(
+        (
+            *(tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    made.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
+    return made
+
+
 class Nginx:
     """nginx in the foreground with one site; `site` is its text, with PORT for the port."""
 
     def __init__(self, folder: Path, site: str, *, user: str = "root") -> None:
+        if sys.platform != "linux":
+            pytest.skip("other systems have but one address of 127.0.0.0/8")
         self._program = tool("nginx")
         self._folder, self._site = folder, site
         as_root = f"user {user};" if os.geteuid() == 0 else ""

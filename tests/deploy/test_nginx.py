@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -12,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from nginx import SITE, Nginx, ask, connected, our_site, read, short_folder, tool
+from nginx import SITE, Nginx, ask, certificate, connected, our_site, read, short_folder
 from pointsman.settings import load
 from processes import Emulator, Router, wait_for
 from wire import VLLM, Incoming, data_of, outcome, post, request
@@ -101,23 +100,6 @@ def test_the_site_is_fit(https: bool) -> None:
         said = Nginx(folder, site).check("-t")
     assert "syntax is ok" in said
     assert "[warn]" not in said
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    made = folder / "site.pem"
-    subprocess.run(
-        (
-            *(tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
-        ),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    made.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
-    return made
 
 
 # --- streams

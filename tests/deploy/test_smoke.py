@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nginx import Nginx, our_site, short_folder
+from nginx import Nginx, certificate, our_site, short_folder
 from processes import BACKEND, Emulator, Router
 
 SMOKE = BACKEND.parent / "scripts" / "smoke.py"
@@ -69,6 +69,18 @@ def test_all_is_well_through_nginx(router: Router, folder: Path) -> None:
 def test_all_is_well_on_the_unix_socket(router: Router, folder: Path) -> None:
     """The socket itself can be asked, for one model too."""
     check_well(*smoke(f"unix:{folder}/p.sock", "--model", "distilgpt2"), "distilgpt2")
+
+
+def test_all_is_well_by_https(router: Router, folder: Path) -> None:
+    """A certificate of one's own is trusted when it is named, and not otherwise."""
+    with short_folder() as own:
+        site = our_site(folder / "p.sock", tls=certificate(own))
+        with Nginx(own, site) as nginx:
+            url = f"https://127.0.0.1:{nginx.port}"
+            check_well(*smoke("--ca-file", f"{own}/cert.pem", url), "distilgpt2", "gemma-3-12b")
+            code, lines = smoke(url)
+    assert code == 1
+    assert "certificate verify failed" in lines[0]
 
 
 def test_nothing_listens() -> None:

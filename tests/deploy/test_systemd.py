@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,14 @@ def test_times_and_rights_fit_the_router() -> None:
 
 
 # --- its commands, under its settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seccomp() -> None:
+    """Without the library its tests are skipped, and fail under CI."""
+    if find_library("seccomp") is None:
+        why = "libseccomp is not installed"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
 
 
 def expanded(name: str, known: dict[str, list[str]]) -> set[str]:
