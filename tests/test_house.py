@@ -21,7 +21,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "settings", "log"), 5),
-    **dict.fromkeys(("config_file", "knobs", "model_list", "naming", "sources", "values"), 5),
+    **dict.fromkeys(("config_file", "key_command", "knobs", "model_list", "naming", "sources", "values"), 5),
     **dict.fromkeys(
         (
             "answer",
@@ -45,7 +45,7 @@ FLOORS = {
         ("connection", "conversation", "forward", "lengths", "probe", "relay", "stall", "upstream", "watch"),
         3,
     ),
-    **dict.fromkeys(("metrics", "registry"), 2),
+    **dict.fromkeys(("keyring", "metrics", "registry"), 2),
     **dict.fromkeys(
         (
             "access",
@@ -53,10 +53,12 @@ FLOORS = {
             "bridge",
             "engines",
             "health",
+            "keys",
             "origin",
             "pii",
             "policy",
             "retry",
+            "signature",
             "sse",
             "stops",
             "transcript",

@@ -18,6 +18,7 @@ from pointsman.control.front import ControlFront
 from pointsman.forward import Forwarder
 from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
+from pointsman.keyring import Keyring
 from pointsman.log import AccessLog, configure
 from pointsman.metrics import Metrics
 from pointsman.plane import Plane, PlaneConfig
@@ -49,9 +50,10 @@ class Router(FastAPI):
             settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
         )
         self.access_log = AccessLog(settings.log_format, settings.log_level)
-        self.routes_table = Routes(settings.media_hosts)
+        self.routes_table = Routes(settings.media_hosts, settings.key_needs)
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
-        guard = Guard(settings.access, settings.cors)
+        self.keyring = Keyring(settings.keys_file)
+        guard = Guard(settings.access, settings.cors, self.keyring)
         self.pools = Pools(settings.upstream)
         forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
         self._prefix = settings.root_path.rstrip("/")
@@ -101,10 +103,13 @@ class Router(FastAPI):
                 "leaving is noticed later; start with `pointsman serve` or `--http pointsman.server:Protocol`"
             )
         self.access_log.start(asyncio.get_running_loop())
+        self.keyring.look()
+        keeper = asyncio.create_task(self.keyring.keep(), name="keyring")
         try:
             async with Prober(self.registry.replicas, settings.health, tls=settings.upstream.tls()):
                 yield
         finally:
+            keeper.cancel()
             self.pools.close()
             self.access_log.close()
             sink.close()

@@ -35,7 +35,8 @@ class Call(msgspec.Struct, frozen=True):
     """One decoded request.
 
     `body` is what the client sent, byte for byte, and `fields` its top level. `wish` and `shape` are there
-    in calls of `Api.PLAIN` only.
+    in calls of `Api.PLAIN` only. `steers` names a field that steers the engine, which only trusted callers
+    may send.
     """
 
     api: Api
@@ -46,6 +47,8 @@ class Call(msgspec.Struct, frozen=True):
     fields: Fields = msgspec.field(default_factory=dict)
     wish: Wish | None = None
     shape: Shape | None = None
+    steers: str | None = None
+    session: str | None = None  # whose history comes before the messages, and is to hold them
 
 
 @dataclass(frozen=True, slots=True)

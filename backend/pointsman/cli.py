@@ -1,4 +1,4 @@
-"""The `pointsman` command: serve, check the settings, tell the version."""
+"""The `pointsman` command: serve, check the settings, make keys, tell the version."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from pointsman import __version__
+from pointsman import __version__, key_command
 from pointsman.model import ModelConfig
 from pointsman.model_list import named
 from pointsman.settings import Settings, SettingsError, discover, load
@@ -18,6 +18,7 @@ from pointsman.values import FILE
 _BAD_SETTINGS = 2
 _CHECK_FAILED = 1
 _CANNOT_LISTEN = 1
+_FLAGS = {"CONFIG_FILE": "config", "HOST": "host", "PORT": "port"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.command == "version":
         sys.stdout.write(f"pointsman {__version__}\n")
         return 0
+    if asked.command == "keys" and asked.file is not None:
+        return key_command.run(asked, asked.file)
     try:
         settings = _settings(asked)
     except SettingsError as error:
         sys.stderr.write(f"pointsman: {error}\n")
         return _CHECK_FAILED if asked.command == "check" else _BAD_SETTINGS
+    if asked.command == "keys":
+        return key_command.run(asked, settings.keys_file)
     if asked.command == "check":
         sys.stdout.write("\n".join(report(settings)) + "\n")
         return 0
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the router")
     check = commands.add_parser("check", help="check the settings and tell where each comes from")
     commands.add_parser("version", help="tell the version")
+    key_command.add_parser(commands)
     for command in (serve, check):
         command.add_argument(
             "--config", metavar="FILE", help="config file; default: config.yml, where it exists"
@@ -56,12 +62,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(asked: argparse.Namespace) -> Settings:
-    given = {"CONFIG_FILE": asked.config, "HOST": asked.host, "PORT": asked.port}
+    given = {name: getattr(asked, field, None) for name, field in _FLAGS.items()}
     flags = {name: text for name, text in given.items() if text is not None}
     if "HOST" in flags or "PORT" in flags:
         flags["LISTEN"] = ""
     here = Path()
-    env_file = discover(".env", here) if asked.env_file is None else FILE.read(asked.env_file, "--env-file")
+    env_file = (
+        discover(".env", here)
+        if getattr(asked, "env_file", None) is None
+        else FILE.read(asked.env_file, "--env-file")
+    )
     return load(os.environ, env_file, discover("config.yml", here), flags)
 
 

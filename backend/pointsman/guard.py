@@ -1,11 +1,23 @@
 """Lets in whom the rules allow: the address first, then the origin. Before any body is read."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pointsman.access import AccessConfig, AccessRules, Decision
-from pointsman.errors import ADDRESS_FORBIDDEN, ORIGIN_FORBIDDEN, RouterError
+from pointsman.call import Call
+from pointsman.errors import (
+    ADDRESS_FORBIDDEN,
+    CONTROL_FIELD,
+    KEY_FORBIDDEN,
+    KEY_MISSING,
+    KEY_WRONG,
+    ORIGIN_FORBIDDEN,
+    RouterError,
+)
+from pointsman.keyring import Keyring
+from pointsman.keys import Key, Need, Scope, secret_in
 from pointsman.origin import CorsConfig, cors_headers, origin_allowed
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -14,18 +26,25 @@ _log = logging.getLogger("pointsman.guard")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the address for the log, and whether it may see what operators see."""
+    """Who calls: the address for the log, whether it may see what operators see, and its key."""
 
     address: str
     is_ops: bool
+    key: Key | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Whose history and cache it uses; callers without a key share one."""
+        return "" if self.key is None else self.key.tenant
 
 
 class Guard:
     """The rules of one configuration."""
 
-    def __init__(self, access: AccessConfig, cors: CorsConfig) -> None:
+    def __init__(self, access: AccessConfig, cors: CorsConfig, keyring: Keyring | None = None) -> None:
         self._rules = AccessRules(access)
         self._cors = cors
+        self._keyring = keyring or Keyring(None)
         self._callers: dict[tuple[str, bool], Caller] = {}
 
     def caller(self, peer: str | None, headers: Headers) -> Caller:
@@ -55,6 +74,33 @@ class Guard:
             self._refuse(ruling.client.text, ruling.ops, ruling.client.reason.value)
         return self._caller(ruling.client.text, is_ops=True)
 
+    def authenticate(
+        self,
+        caller: Caller,
+        headers: Mapping[bytes, bytes],
+        need: Need,
+        guard_class: str,
+        scope: Scope = Scope.GENERATE,
+    ) -> Caller:
+        """Check the key that a request brings, if it is one that counts.
+
+        Raises:
+            RouterError: KEY_MISSING, KEY_WRONG, or KEY_FORBIDDEN where the key may not be used so.
+        """
+        keys = self._keyring.table
+        if not keys and need is not Need.ALWAYS:
+            return caller
+        secret = secret_in(headers)
+        key = None if secret is None else keys.find(secret, time.time())
+        if key is None:
+            if need is Need.NEVER:
+                return caller
+            raise RouterError(KEY_MISSING if secret is None else KEY_WRONG)
+        refusal = key.refusal(scope, guard_class)
+        if refusal is not None:
+            raise RouterError(KEY_FORBIDDEN, refusal)
+        return replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
+
     def check_origin(self, origin: bytes | None, host: bytes | None) -> None:
         """Check the Origin of a POST.
 
@@ -79,3 +125,17 @@ class Guard:
     def _refuse(self, address: str, decision: Decision, reason: str) -> None:
         _log.warning("refused address %s: %s (%s)", address, decision.value, reason)
         raise RouterError(ADDRESS_FORBIDDEN)
+
+
+def check_call(caller: Caller, call: Call, model_id: str) -> None:
+    """Check what the caller asks for, and of which model.
+
+    Raises:
+        RouterError: KEY_FORBIDDEN, where its key is not for this model; CONTROL_FIELD, where not trusted.
+    """
+    key = caller.key
+    if key is not None and key.models and model_id not in key.models:
+        raise RouterError(KEY_FORBIDDEN, f"Your API key is not for the model {model_id!r}.", param="model")
+    if call.steers is not None and (key is None or Scope.TRUSTED not in key.scopes):
+        sentence = f"`{call.steers}` steers the engine and is not accepted."
+        raise RouterError(CONTROL_FIELD, sentence, param=call.steers)

@@ -7,6 +7,7 @@ stand in another: SURFACES__TGI__MODEL is `model` under `tgi` under `surfaces`.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from pointsman.access import AccessConfig, ForwardedHeader
@@ -24,8 +25,10 @@ from pointsman.values import (
     HOSTS,
     LISTEN,
     NAME,
+    NEEDS,
     NETWORKS,
     ORIGINS,
+    PATH,
     PATH_PREFIX,
     SWITCH,
     URL,
@@ -128,6 +131,10 @@ _ACCESS = (
     Knob("PUBLIC_HOSTS", HOSTS, _cors.public_hosts, "Names under which browsers reach us."),
     Knob("MEDIA_HOSTS", HOSTS, (), "Hosts that images in a request may point to; others must come inline."),
 )
+_KEYS = (
+    Knob("KEYS_FILE", PATH, Path("keys.json"), "The API keys, made by `pointsman keys`; it need not exist."),
+    Knob("KEY_NEEDS", NEEDS, {}, "Routes that need an API key, or none, other than by default."),
+)
 _MODELS = (
     Knob("DEFAULT_MODEL", NAME, None, "Serves requests that name no model; unset: the first that suits."),
 )
@@ -210,6 +217,7 @@ _UPSTREAM = (
 GROUPS: dict[str, tuple[Knob, ...]] = {
     "HTTP front": _FRONT,
     "Who may come in": _ACCESS,
+    "API keys": _KEYS,
     "Models": _MODELS,
     "Models by surface; the README tells which routes are whose": _SURFACES,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,

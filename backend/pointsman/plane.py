@@ -31,7 +31,7 @@ from pointsman.errors import (
 )
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder
-from pointsman.guard import Guard
+from pointsman.guard import Guard, check_call
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
 from pointsman.surfaces.base import Surface, read_fields
@@ -141,6 +141,8 @@ class Plane:
         peer = scope["client"]
         caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
         exchange.client = caller.address
+        route = match.route
+        caller = self._guard.authenticate(caller, headers, route.need, route.guard_class)
         if match.route.method == "POST":
             self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
             check_media_type(headers)
@@ -154,6 +156,7 @@ class Plane:
         answer.shape = surface
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
         model, call = self._model(match, surface, call)
+        check_call(caller, call, model.id)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)

@@ -3,10 +3,12 @@
 One table, read by the data plane and by `/docs`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from pointsman.call import Fields, Operation
+from pointsman.keys import Need
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape, Surface
 from pointsman.surfaces.distilgpt2 import DistilGpt2
@@ -31,6 +33,12 @@ class Route:
     shape: ErrorShape
     surface_of: Callable[[Fields], Surface]
     stream: bool = False
+    need: Need = Need.IF_ANY  # of an API key
+
+    @property
+    def guard_class(self) -> str:
+        """What rules call this route: its method and its template, never anything of the body."""
+        return f"{self.method} {self.template}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,12 @@ class Match:
 class Routes:
     """Finds the route of a request. Each route exists at the root and below `/models/{model_id}`."""
 
-    def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
-        self.table = tuple(_table(media_hosts))
+    def __init__(
+        self, media_hosts: tuple[str, ...] = (), needs: Mapping[str, Need] = MappingProxyType({})
+    ) -> None:
+        self.table = tuple(
+            replace(route, need=needs.get(route.guard_class, route.need)) for route in _table(media_hosts)
+        )
         self._root = {
             (route.method, route.path): Match(route, None)
             for route in self.table
@@ -86,10 +98,18 @@ def _table(media_hosts: tuple[str, ...]) -> list[Route]:
     for scope in ("", "/models/{model_id}"):
         for method, path, operation, surface, stream in plain:
             template = (scope + path).rstrip("/") or "/"
-            table.append(Route(method, path, template, operation, surface, _always(surface), stream))
+            table.append(
+                Route(method, path, template, operation, surface, _always(surface), stream, surface.need)
+            )
         table.append(
             Route(
-                "POST", "/generate", f"{scope}/generate", Operation.GENERATE, undecided, undecided.surface_of
+                "POST",
+                "/generate",
+                f"{scope}/generate",
+                Operation.GENERATE,
+                undecided,
+                undecided.surface_of,
+                need=undecided.need,
             )
         )
     return table

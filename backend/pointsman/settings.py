@@ -12,6 +12,8 @@ from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
 from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
 from pointsman.health import HealthConfig
+from pointsman.keyring import Keyring
+from pointsman.keys import Need
 from pointsman.knobs import (
     DEFAULT_MODELS,
     KNOBS,
@@ -62,6 +64,8 @@ class Settings:
     front: FrontConfig
     access: AccessConfig
     cors: CorsConfig
+    keys_file: Path
+    key_needs: Mapping[str, Need]  # by guard class
     media_hosts: tuple[str, ...]
     max_body_bytes: int
     timeouts: Timeouts
@@ -166,6 +170,8 @@ def _assemble(
         ),
         access=_access(values, given),
         cors=CorsConfig(allowed_origins=values["ALLOWED_ORIGINS"], public_hosts=values["PUBLIC_HOSTS"]),
+        keys_file=_keys_file(values["KEYS_FILE"], _called("KEYS_FILE", given)),
+        key_needs=values["KEY_NEEDS"],
         media_hosts=values["MEDIA_HOSTS"],
         max_body_bytes=values["MAX_BODY_BYTES"],
         timeouts=timeouts,
@@ -202,6 +208,14 @@ def _access(values: Mapping[str, Any], given: Mapping[str, Given]) -> AccessConf
     except ValueError as error:  # begins with a setting's plain name
         name, _, rest = str(error).partition(" ")
         raise SettingsError(f"{_called(name, given)} {rest}") from None
+
+
+def _keys_file(path: Path, name: str) -> Path:
+    try:
+        Keyring(path).load()
+    except ValueError as sentence:
+        raise SettingsError(f"{name}: {sentence}") from None
+    return path
 
 
 def _retry(parts: dict[str, Any], given: Mapping[str, Given]) -> RetryConfig:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pointsman.access import parse_networks
 from pointsman.front import ListenAddress, parse_listen
+from pointsman.keys import Need, parse_needs
 from pointsman.origin import parse_hosts, parse_origins
 
 _SHOWN_CHARS = 64  # of a bad value, in a message
@@ -182,8 +183,23 @@ ORIGINS = Kind("origins, comma-separated, or *", _parsed(parse_origins), _many, 
 HOSTS = Kind("host names, comma-separated", _parsed(parse_hosts), _many, many=True)
 LISTEN = Kind("host:port or unix:/path, comma-separated", _read_listen, _many, many=True)
 URL = Kind("base URL", _read_url)
+
+
+def _read_needs(text: str, name: str) -> dict[str, Need]:
+    try:
+        return parse_needs(items(text))
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
+
+
+def _show_needs(needs: dict[str, Need]) -> str:
+    return ",".join(f"{guard_class}={need}" for guard_class, need in needs.items())
+
+
 PATH_PREFIX = Kind("path that begins with /", _read_path_prefix)
 FILE = Kind("path of a file", _read_file)
+PATH = Kind("path", lambda text, name: Path(text))
+NEEDS = Kind("METHOD /route=always, if_any or never; comma-separated", _read_needs, _show_needs, many=True)
 HOST = Kind("address or host name", _read_host)
 NAME = Kind("name", _read_name)
 SWITCH = switch()

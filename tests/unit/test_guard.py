@@ -1,13 +1,25 @@
 """The guard: addresses first, then origins, and nothing told to strangers."""
 
 import logging
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 import pytest
+from msgspec import structs
 
 from pointsman.access import AccessConfig
-from pointsman.errors import ADDRESS_FORBIDDEN, ORIGIN_FORBIDDEN, RouterError
-from pointsman.guard import Guard
+from pointsman.call import Api, Call, Operation
+from pointsman.errors import (
+    ADDRESS_FORBIDDEN,
+    KEY_MISSING,
+    KEY_WRONG,
+    ORIGIN_FORBIDDEN,
+    ErrorKind,
+    RouterError,
+)
+from pointsman.guard import Caller, Guard, check_call
+from pointsman.keyring import Keyring
+from pointsman.keys import Key, Need, Scope, digest_of, own_key
 from pointsman.origin import CorsConfig
 
 INSIDE, OUTSIDE, LOCAL = "10.1.2.3", "203.0.113.9", "127.0.0.1"
@@ -98,3 +110,67 @@ def test_cors_headers_go_to_listed_pages_alone() -> None:
     assert GUARD.cors(None) == []
     assert (b"access-control-allow-origin", b"https://ui.example") in GUARD.cors(b"https://ui.example")
     assert not any(name.startswith(b"access") for name, _ in GUARD.cors(b"https://evil.example"))
+
+
+SECRET = "pm-0123456789abcdef"
+KEYED = Guard(AccessConfig(), CorsConfig(), Keyring(None, (own_key(SECRET),)))
+BEARER = {b"authorization": f"Bearer {SECRET}".encode()}
+WRONG = {b"x-api-key": b"pm-wrong"}
+
+
+@pytest.mark.parametrize(
+    ("guard", "need", "headers", "kind"),
+    [
+        (GUARD, Need.NEVER, WRONG, None),
+        (GUARD, Need.IF_ANY, WRONG, None),
+        (GUARD, Need.ALWAYS, {}, KEY_MISSING),
+        (GUARD, Need.ALWAYS, WRONG, KEY_WRONG),
+        (KEYED, Need.NEVER, {}, None),
+        (KEYED, Need.NEVER, WRONG, None),
+        (KEYED, Need.IF_ANY, {}, KEY_MISSING),
+        (KEYED, Need.IF_ANY, WRONG, KEY_WRONG),
+        (KEYED, Need.ALWAYS, WRONG, KEY_WRONG),
+    ],
+)
+def test_when_a_key_is_needed(
+    guard: Guard, need: Need, headers: dict[bytes, bytes], kind: ErrorKind | None
+) -> None:
+    """Always, never, or as soon as there is any; without keys nobody is asked for one."""
+    caller = guard.admit(INSIDE, [])
+    if kind is None:
+        assert guard.authenticate(caller, headers, need, "POST /x").key is None
+        return
+    with pytest.raises(RouterError) as caught:
+        guard.authenticate(caller, headers, need, "POST /x")
+    assert caught.value.kind is kind
+    assert caught.value.message == KEY_MISSING.message  # what is wrong with a key is nobody's business
+
+
+@pytest.mark.parametrize("need", list(Need))
+def test_a_good_key_counts_wherever_it_comes(need: Need) -> None:
+    """It brings its tenant and its limits, also where none is needed."""
+    caller = KEYED.authenticate(KEYED.admit(INSIDE, []), BEARER, need, "POST /x")
+    assert caller.key is not None
+    assert (caller.tenant, caller.address, caller.is_ops) == ("default", INSIDE, False)
+
+
+def test_a_key_opens_what_it_is_for() -> None:
+    """Its scopes, its routes and its models; ops sees what operators see, trusted may steer engines."""
+    key = Key(
+        digest_of(SECRET), frozenset({Scope.GENERATE, Scope.OPS}), frozenset({"a"}), frozenset({"POST /x"})
+    )
+    guard = Guard(AccessConfig(), CorsConfig(), Keyring(None, (key,)))
+    caller = guard.authenticate(guard.admit(INSIDE, []), BEARER, Need.IF_ANY, "POST /x")
+    assert caller.is_ops
+    with pytest.raises(RouterError, match="POST /y"):
+        guard.authenticate(guard.admit(INSIDE, []), BEARER, Need.IF_ANY, "POST /y")
+    with pytest.raises(RouterError, match="scope admin"):
+        guard.authenticate(guard.admit(INSIDE, []), BEARER, Need.ALWAYS, "POST /x", Scope.ADMIN)
+    call = Call(Api.OPENAI, Operation.CHAT, "a")
+    check_call(caller, call, "a")
+    with pytest.raises(RouterError, match="not for the model 'b'"):
+        check_call(caller, call, "b")
+    steering = structs.replace(call, steers="priority")
+    with pytest.raises(RouterError, match="`priority` steers"):
+        check_call(caller, steering, "a")
+    check_call(Caller("10.0.0.1", False, replace(key, scopes=frozenset({Scope.TRUSTED}))), steering, "a")

@@ -403,3 +403,12 @@ def test_any_config_file_loads_or_stops_with_a_sentence(tmp_path: Path, tree: di
 def test_any_environment_loads_or_stops_with_a_sentence(environ: dict[str, str]) -> None:
     """No value in the environment ends in anything but settings or one line that says what is wrong."""
     assert "\n" not in objection(environ, None)
+
+
+def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    """Better no start than one that lets nobody in, or everybody."""
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys":[{"sha256":"x"}]}')
+    with pytest.raises(SettingsError, match=r"^KEYS_FILE: key file .*keys\[0\]\.sha256"):
+        load({"KEYS_FILE": str(path)}, None, None)
+    assert load({"KEYS_FILE": str(tmp_path / "none.json")}, None, None).keys_file.name == "none.json"

@@ -10,6 +10,7 @@ from pointsman.apis.fields import Table, sort_out, translated
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
 from pointsman.generation import Said, Wish
+from pointsman.keys import Need
 from pointsman.sse import frame
 from pointsman.surfaces.base import error_object, flag, invalid, model_name, number, text
 
@@ -31,6 +32,7 @@ class BackendApi:
 
     name = "backend_api"
     prefers_chat = False
+    need = Need.NEVER
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         prompt = text(fields, "prompt")

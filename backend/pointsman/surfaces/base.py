@@ -13,6 +13,7 @@ import msgspec
 
 from pointsman.call import Call, Fields, Operation
 from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
+from pointsman.keys import Need
 
 DEPTH_MAX = 64
 CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
@@ -41,10 +42,12 @@ class Surface(ErrorShape, Protocol):
     """One file per API.
 
     `prefers_chat`: each call of it that names no model is better off with one that is made for chat.
+    `need`: whether its routes need an API key, unless KEY_NEEDS says otherwise.
     """
 
     name: str
     prefers_chat: bool
+    need: Need
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         """Read a request.

@@ -10,6 +10,7 @@ from pointsman.apis.fields import Table, ignored, refused, sort_out, translated
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
 from pointsman.generation import Finish, Message, Said, Shape, Wish
+from pointsman.keys import Need
 from pointsman.surfaces.backend_api import detail_body, detail_frame, detail_status
 from pointsman.surfaces.base import flag, invalid, model_name, number, text
 
@@ -48,6 +49,7 @@ class DistilGpt2:
 
     name = "distilgpt2"
     prefers_chat = False
+    need = Need.NEVER
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         told = sort_out(fields, _OF_CHAT if operation is Operation.CHAT else _OF_TEXT)

@@ -4,7 +4,8 @@ import msgspec
 
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines.vllm import CONTROL_FIELDS
-from pointsman.errors import CONTROL_FIELD, RouterError
+from pointsman.errors import RouterError
+from pointsman.keys import Need
 from pointsman.sse import frame
 from pointsman.surfaces.base import check_count, check_numbers, error_object, flag, invalid, model_name
 from pointsman.surfaces.media import refuse_remote
@@ -24,12 +25,12 @@ class OpenAI:
 
     name = "openai"
     prefers_chat = False
+    need = Need.IF_ANY
 
     def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
         self._media_hosts = media_hosts
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
-        _refuse_control(fields, body)
         required = _REQUIRED[operation]
         if required not in fields:
             raise invalid(required, "be given")
@@ -46,6 +47,7 @@ class OpenAI:
             operation is not Operation.EMBEDDING and flag(fields, "stream"),
             body,
             fields,
+            steers=_control_field(fields, body),
         )
 
     def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
@@ -55,23 +57,21 @@ class OpenAI:
         return frame(msgspec.json.encode({"error": _error(error, request_id)}))
 
 
-def _refuse_control(fields: Fields, body: bytes) -> None:
+def _control_field(fields: Fields, body: bytes) -> str | None:
+    """The first field that steers the engine rather than the answer."""
     for name in () if CONTROL_FIELDS.isdisjoint(fields) else sorted(fields.keys() & CONTROL_FIELDS):
         if bytes(fields[name]) != b"null":  # some clients send every field they know
-            raise _steers(name)
+            return name
     outputs = fields.get("structured_outputs")
     if outputs is not None and (b'"_' in body or b"\\u" in body):
         try:
             names = msgspec.json.decode(outputs, type=Fields)
         except msgspec.DecodeError:
-            return  # no object: the engine says so better
+            return None  # no object: the engine says so better
         for name in names:
             if name.startswith("_"):  # vLLM's own notes, such as which backend is to run
-                raise _steers(f"structured_outputs.{name}")
-
-
-def _steers(name: str) -> RouterError:
-    return RouterError(CONTROL_FIELD, f"`{name}` steers the engine and is not accepted.", param=name)
+                return f"structured_outputs.{name}"
+    return None
 
 
 def _error(error: RouterError, request_id: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ import msgspec
 from pointsman import errors
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
+from pointsman.keys import Need
 from pointsman.sse import frame as event
 from pointsman.surfaces.base import check_numbers, error_object, flag, invalid
 from pointsman.surfaces.media import refuse_remote
@@ -19,6 +20,7 @@ class Tgi:
 
     name = "tgi"
     prefers_chat = False
+    need = Need.IF_ANY
 
     def __init__(self, media_hosts: tuple[str, ...] = ()) -> None:
         self._media_hosts = media_hosts

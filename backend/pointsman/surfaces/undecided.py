@@ -4,12 +4,15 @@ import msgspec
 
 from pointsman.call import Fields
 from pointsman.errors import UNKNOWN_FORM, RouterError
+from pointsman.keys import Need
 from pointsman.surfaces import backend_api, tgi
 from pointsman.surfaces.base import Surface
 
 
 class Undecided:
     """Finds the surface; until then errors speak to all of them."""
+
+    need = Need.NEVER  # two of the three have clients that cannot send a key
 
     def __init__(self, tgi_surface: Surface, backend_surface: Surface, distilgpt2: Surface) -> None:
         self._tgi = tgi_surface

@@ -8,6 +8,7 @@ from pointsman import errors
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.vllm import CONTROL_FIELDS
 from pointsman.errors import ALL_KINDS, ErrorKind, RouterError
+from pointsman.guard import Caller, check_call
 from pointsman.sse import data
 from pointsman.surfaces.base import read_fields
 from pointsman.surfaces.openai import OpenAI
@@ -16,8 +17,13 @@ SURFACE = OpenAI()
 REQUIRED = {Operation.CHAT: "messages", Operation.COMPLETION: "prompt", Operation.EMBEDDING: "input"}
 
 
+STRANGER = Caller("10.0.0.1", is_ops=False)
+
+
 def decode(body: bytes, operation: Operation = Operation.CHAT, surface: OpenAI = SURFACE) -> Call:
-    return surface.decode(operation, read_fields(body), body, stream=False)
+    call = surface.decode(operation, read_fields(body), body, stream=False)
+    check_call(STRANGER, call, "m")
+    return call
 
 
 def refused(body: object, operation: Operation = Operation.CHAT) -> RouterError:

@@ -1,0 +1,158 @@
+"""The keys as they are now: read from a file, and again whenever it has changed.
+
+The file holds digests, so that who reads it cannot call. A signing key is the exception: what it signs with
+must be known to check it, so its file is for the router alone. A file that cannot be used leaves the keys as
+they were, and the log says what is wrong with it.
+"""
+
+import asyncio
+import logging
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from pointsman.keys import PUBLISHED, Key, KeyTable, Scope, digest_of
+
+_log = logging.getLogger("pointsman.keyring")
+LOOK_EVERY_S = 2.0
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A key as the file has it; `expires` in ISO 8601 with a zone, `secret` in hex, of signing keys only."""
+
+    sha256: str
+    scopes: tuple[Scope, ...] = (Scope.GENERATE,)
+    models: list[str] = []
+    routes: list[str] = []
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    concurrency: int | None = None
+    expires: datetime | None = None
+    tenant: str = "default"
+    note: str = ""
+    secret: str | None = None
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    """What a key file holds."""
+
+    keys: list[Entry] = []
+
+
+def read_file(content: bytes) -> File:
+    """Read a key file.
+
+    Raises:
+        ValueError: one sentence that says what is wrong, without anything secret.
+    """
+    try:
+        held = msgspec.json.decode(content, type=File)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"it does not fit the form of a key file: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("it is not valid JSON") from None
+    for number, entry in enumerate(held.keys):
+        _check(entry, f"keys[{number}]")
+    names = [entry.sha256 for entry in held.keys]
+    if len(set(names)) < len(names):
+        raise ValueError("it holds a key twice")
+    return held
+
+
+class Keyring:
+    """The current table of keys.
+
+    Args:
+        path: the key file; None: there is none.
+        own: keys beside it, that settings give.
+    """
+
+    def __init__(self, path: Path | None, own: tuple[Key, ...] = ()) -> None:
+        self._path = path
+        self._own = own
+        self._seen: tuple[int, int, int] | None = None
+        self.table = KeyTable(own)
+
+    def load(self) -> None:
+        """Read the file now.
+
+        Raises:
+            ValueError: it cannot be used; a sentence that names it.
+        """
+        if self._path is None:
+            return
+        try:
+            self._seen = _mark(self._path)
+            content = self._path.read_bytes() if self._seen is not None else b"{}"
+            fresh = KeyTable(map(_key, read_file(content).keys))
+            if any(key.signs_with for key in fresh.keys) and stat.S_IMODE(self._path.stat().st_mode) & 0o077:
+                raise ValueError("it holds a signing key, and others may read it: give it the mode 0600")
+        except OSError as error:
+            raise ValueError(f"key file {self._path}: {error.strerror or error}") from None
+        except ValueError as sentence:
+            raise ValueError(f"key file {self._path}: {sentence}") from None
+        self.table = KeyTable((*self._own, *fresh.keys))
+
+    async def keep(self) -> None:
+        """Look after the file until cancelled."""
+        while self._path is not None:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self.look()
+
+    def look(self) -> None:
+        """Read the file again if it has changed."""
+        if self._path is None or _mark(self._path) == self._seen:
+            return
+        try:
+            self.load()
+        except ValueError as sentence:
+            _log.warning("%s; the keys stay as they were", sentence)
+        else:
+            _log.info("read %s: %d keys", self._path, len(self.table.keys))
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the file is replaced or written; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _check(entry: Entry, where: str) -> None:
+    try:
+        well = len(bytes.fromhex(entry.sha256)) == 32
+        secret = bytes.fromhex(entry.secret or "")
+    except ValueError:
+        well, secret = False, b""
+    if not well or entry.sha256 != entry.sha256.lower():
+        raise ValueError(f"{where}.sha256 must be a SHA-256 digest in 64 lower-case hex digits")
+    if entry.secret is not None and len(secret) < 16:
+        raise ValueError(f"{where}.secret must be 16 bytes or more in hex")
+    if entry.sha256 in {digest_of(published).hex() for published in PUBLISHED}:
+        raise ValueError(f"{where} is a key that everybody knows from a document; make one of your own")
+    if entry.expires is not None and entry.expires.tzinfo is None:
+        raise ValueError(f"{where}.expires must name its zone, as in 2027-01-31T00:00:00Z")
+    for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
+        limit = getattr(entry, name)
+        if limit is not None and not 0 < limit < 1e12:
+            raise ValueError(f"{where}.{name} must be more than 0")
+
+
+def _key(entry: Entry) -> Key:
+    return Key(
+        digest=bytes.fromhex(entry.sha256),
+        scopes=frozenset(entry.scopes),
+        models=frozenset(entry.models),
+        routes=frozenset(entry.routes),
+        requests_per_minute=entry.requests_per_minute,
+        tokens_per_minute=entry.tokens_per_minute,
+        concurrency=entry.concurrency,
+        expires=None if entry.expires is None else entry.expires.astimezone(UTC).timestamp(),
+        tenant=entry.tenant,
+        note=entry.note,
+        signs_with=None if entry.secret is None else bytes.fromhex(entry.secret),
+    )

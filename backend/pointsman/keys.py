@@ -1,0 +1,140 @@
+"""API keys: who has one, and what it allows."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+PREFIX = "pm-"
+# Keys that the documents and examples of earlier services have published.
+PUBLISHED = frozenset(
+    {"change-me", "changeit", "change-me-in-env", "your-secure-api-key-here", "your-api-key-here"}
+)
+SECRET_MIN = 16  # characters of a secret that somebody chose
+
+
+class Scope(StrEnum):
+    """What a key may be used for."""
+
+    GENERATE = "generate"
+    OPS = "ops"  # sees what OPS_NETWORKS see
+    ADMIN = "admin"  # changes things
+    TRUSTED = "trusted"  # may send fields that steer the engine
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. Empty `models` and `routes` allow all; a limit of None is none.
+
+    `routes` are guard classes, written `POST /v1/chat/completions`. `expires` is in seconds since 1970.
+    """
+
+    digest: bytes = field(repr=False)
+    scopes: frozenset[Scope] = frozenset({Scope.GENERATE})
+    models: frozenset[str] = frozenset()
+    routes: frozenset[str] = frozenset()
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    concurrency: int | None = None
+    expires: float | None = None
+    tenant: str = "default"
+    note: str = ""
+    signs_with: bytes | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What logs and lists call it; it tells nobody the key."""
+        return self.digest.hex()[:8]
+
+    def live(self, now: float) -> bool:
+        """Whether it has not expired."""
+        return self.expires is None or now < self.expires
+
+    def refusal(self, scope: Scope, guard_class: str) -> str | None:
+        """Why this key may not be used so; None: it may. `guard_class` is a method and a route's template."""
+        if scope not in self.scopes:
+            return f"Your API key lacks the scope {scope}."
+        if self.routes and guard_class not in self.routes:
+            return f"Your API key is not for {guard_class}."
+        return None
+
+
+def digest_of(secret: str) -> bytes:
+    """SHA-256 of a secret; a header may hold any sign."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+class KeyTable:
+    """All keys of one moment."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self.keys = tuple(keys)
+        self._by_digest = {key.digest: key for key in self.keys if key.signs_with is None}
+        self._signing = {key.name: key for key in self.keys if key.signs_with is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def find(self, secret: str, now: float) -> Key | None:
+        """The live key of this secret; unknown ones take the same work."""
+        digest = digest_of(secret)
+        key = self._by_digest.get(digest)
+        same = hmac.compare_digest(digest, bytes(32) if key is None else key.digest)
+        return key if key is not None and same and key.live(now) else None
+
+    def signing(self, name: str, now: float) -> Key | None:
+        """The live signing key of this name."""
+        key = self._signing.get(name)
+        return key if key is not None and key.live(now) else None
+
+
+class Need(StrEnum):
+    """Whether a route needs a key."""
+
+    ALWAYS = "always"
+    IF_ANY = "if_any"  # as soon as any key exists
+    NEVER = "never"  # its clients cannot send one; a good key counts all the same
+
+
+_NEED = re.compile(r"(GET|POST|PUT|DELETE) (/\S*?)\s*=\s*(always|if_any|never)")
+
+
+def parse_needs(texts: Iterable[str]) -> dict[str, Need]:
+    """Read `POST /v1/completions=always` and the like: what guard classes need.
+
+    Raises:
+        ValueError: the end of a sentence that begins with the setting's name.
+    """
+    needs = {}
+    for text in texts:
+        told = _NEED.fullmatch(text)
+        if told is None:
+            raise ValueError(
+                f"{text!r} is no rule; write it like POST /v1/completions=always (or if_any, never)"
+            )
+        needs[f"{told[1]} {told[2]}"] = Need(told[3])
+    return needs
+
+
+def secret_in(headers: Mapping[bytes, bytes]) -> str | None:
+    """The secret that a request brings, in `Authorization: Bearer` or `X-API-Key`; None: none."""
+    told = headers.get(b"authorization", b"")
+    if told[:7].lower() == b"bearer ":
+        return told[7:].strip().decode("utf-8", "surrogateescape")
+    plain = headers.get(b"x-api-key")
+    return None if plain is None else plain.strip().decode("utf-8", "surrogateescape")
+
+
+def own_key(secret: str) -> Key:
+    """A key that a setting gives in plain text (`SECURITY__API_KEY`); it may generate.
+
+    Raises:
+        ValueError: the end of a sentence that begins with the setting's name.
+    """
+    if secret in PUBLISHED:
+        raise ValueError("is a key that everybody knows from a document; choose one of your own")
+    if len(secret) < SECRET_MIN:
+        raise ValueError(f"is too short for a key; take {SECRET_MIN} characters or more")
+    return Key(digest_of(secret), note="from the settings")
