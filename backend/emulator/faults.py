@@ -72,6 +72,7 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
         "comments_after": Kind("after K data events only comments, one each INTERVAL s", "K[:INTERVAL]"),
         "abort": Kind("the engine gives up after K tokens (vLLM: finish_reason abort)", "K", "0"),
         "empty": Kind("a good answer without any text"),
+        "say": Kind("exactly this text, whatever is asked for", "TEXT"),
         "empty_tokens": Kind("K tokens without text first", "K", "3"),
         # the frames
         "comment_first": Kind("a comment before the first frame"),
@@ -190,7 +191,7 @@ def parse_fault(
 
 def _check(name: str, arg: str) -> None:
     first, _, rest = arg.partition(":")
-    if arg and name not in ("redirect", "error_first"):
+    if arg and name not in ("redirect", "error_first", "say"):
         try:
             number = float(first)
         except ValueError:

@@ -144,8 +144,8 @@ class Jobs:
     def _wish(self, job: Job, text: str, tokens: int, room: int, plan: Plan) -> Wish:
         settings = self.settings
         seed = settings.seed + (job.seed or 0)
-        if "empty" in plan:
-            words = script(text, "", GPT2)
+        if "empty" in plan or "say" in plan:
+            words = script(text, plan.get("say", ""), GPT2)
         elif job.wanted is not None:
             words = script(text, job.wanted, GPT2)
         else:

@@ -87,8 +87,8 @@ class Generation:
     def _wish(self, prompt: str, tokens: int, room: int, ask: Ask, exchange: Exchange, place: int) -> Wish:
         plan, settings = exchange.plan, self._settings
         seed = settings.seed + (ask.seed or 0) + place
-        if "empty" in plan:
-            words = script(prompt, "", GEMMA)
+        if "empty" in plan or "say" in plan:
+            words = script(prompt, plan.get("say", ""), GEMMA)
         elif ask.wanted is not None:
             words = script(prompt, ask.wanted, GEMMA)
         else:

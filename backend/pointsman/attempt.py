@@ -25,6 +25,7 @@ class Retry(Enum):
     NEVER = "never"
     OTHER = "on another replica"
     ONCE_OTHER = "once, on another replica"
+    REPAIR = "once, with the fault told, the same replica allowed"
     FRESH = "once, on a fresh connection, the same replica allowed"
 
 
@@ -59,6 +60,7 @@ IDLE = End("idle", _AFTER, Retry.NEVER, errors.IDLE_TIMEOUT)
 TOTAL = End("total", _AFTER, Retry.NEVER, errors.TOTAL_TIMEOUT)
 TRUNCATED = End("truncated", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_CUT)
 JUNK = End("junk", _AFTER, Retry.NEVER, errors.ENGINE_JUNK)
+MISFIT = End("misfit", Verdict.SUCCESS, Retry.REPAIR, errors.ANSWER_UNFIT)  # the model's doing
 NO_ENDPOINT = End("no_endpoint", _BEFORE, Retry.NEVER, errors.NO_REPLICA)
 BUG = End("bug", _AFTER, Retry.NEVER, errors.INTERNAL)
 

@@ -5,6 +5,7 @@ from time import monotonic, time
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
 from pointsman import attempt
 from pointsman.apis import wish_of, writer_of
@@ -16,6 +17,7 @@ from pointsman.connection import Broken, Connection, Head
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Outgoing, Reader, judge_status
 from pointsman.exchange import Exchange
+from pointsman.generation import Message, Misfit
 from pointsman.lengths import Lengths
 from pointsman.registry import Model
 from pointsman.relay import Relay
@@ -29,6 +31,7 @@ from pointsman.watch import Watch
 HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _SMALL_MAX_BYTES = 8 * HELD_MAX_BYTES  # engines tell some 60 bytes of each token of a text
+_REPAIR_CHARS = 8000  # of an answer that is told back to the model
 _TAIL_S = (
     0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
 )
@@ -98,16 +101,19 @@ async def _prepare(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
 
     name = call.model or run.model.id
     reply = Reply(exchange.request_id, name, run.model.id, int(time()), elapsed)
-    if dialect.carries(call, replica):
+    if call.wish is None and dialect.carries(call, replica):
         return dialect.encode(call, replica), dialect.reader(call, reply)
     wish = wish_of(call)
+
+    async def ask(outgoing: Outgoing) -> bytes | None:
+        return await _small(run, pool, outgoing)
+
+    if wish.messages and wish.reserve is not None:
+        wish = await lengths.trim(wish, wish.reserve, replica, dialect, ask)
+        exchange.trimmed = wish.dropped
     if wish.messages and replica.facts.chat_template is False:
         wish = as_text(wish)
     if not wish.messages:
-
-        async def ask(outgoing: Outgoing) -> bytes | None:
-            return await _small(run, pool, outgoing)
-
         wish = await lengths.fit(wish, replica, dialect, ask)
     bridge = Bridge(dialect.source(wish), writer_of(call, reply), wish)
     return dialect.ask(wish, replica, stream=call.stream), bridge
@@ -167,7 +173,11 @@ async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -
         body = await _gather(run, connection, reader, head, body)
         if run.sink.committed:
             return
-    body = reader.whole(body)
+    try:
+        body = reader.whole(body)
+    except Misfit as misfit:
+        run.call = repaired(run.call, misfit)
+        raise AttemptFailed(attempt.MISFIT, misfit.fault) from None
     exchange = run.exchange
     exchange.answer_bytes = len(body)
     exchange.first_event_at = now = monotonic()
@@ -205,6 +215,15 @@ async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, 
         run.watch.set(monotonic() + timeouts.send_s, attempt.client_too_slow)
         await run.sink.write(b"", last=True)
     return b"".join(parts)
+
+
+def repaired(call: Call, misfit: Misfit) -> Call:
+    """The call that asks the model to say anew what it said unfitly."""
+    wish, said = call.wish, misfit.said.text[:_REPAIR_CHARS]
+    if wish is None or not misfit.told or not said.strip():
+        return call
+    turns = (*wish.messages, Message("assistant", said), Message("user", misfit.told))
+    return structs.replace(call, wish=structs.replace(wish, messages=turns, reserve=None))
 
 
 def _head(run: Run, pool: Pool, outgoing: Outgoing) -> bytes:

@@ -103,6 +103,9 @@ ENGINE_UNREACHABLE = ErrorKind("engine_unreachable", 502, _E, True, "No connecti
 ENGINE_FAILED = ErrorKind("engine_failed", 502, _E, True, "The engine failed to answer.")
 ENGINE_CUT = ErrorKind("engine_cut", 502, _E, True, "The engine's answer ended before it was whole.")
 ENGINE_JUNK = ErrorKind("engine_junk", 502, _E, False, "The engine's answer made no sense.")
+ANSWER_UNFIT = ErrorKind(
+    "answer_unfit", 502, _E, True, "The model's answer was not of the form that was asked for."
+)
 ENGINE_MISCONFIGURED = ErrorKind(
     "engine_misconfigured", 502, _R, False, "The engine does not accept the router's calls."
 )

@@ -40,5 +40,6 @@ class Exchange(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     ignored: tuple[str, ...] = ()  # fields of the call that the engine has nothing for
+    trimmed: int = 0  # messages that were left out so that the others fit
     mid_event: bool = False  # part of an event too large to hold was sent
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

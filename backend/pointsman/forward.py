@@ -67,6 +67,8 @@ class Forwarder:
                         raise first  # the first try is over; the loop begins with its end
                     await self._attempt(run)
         except AttemptFailed as failure:
+            if run.tried.repaired and failure.end is attempt.REJECTED:  # no fault of the client's request
+                failure = AttemptFailed(attempt.MISFIT, failure.detail)
             raise client_error(failure) from failure
 
     def _decide(self, run: Run, failure: BaseException) -> bool:
@@ -79,6 +81,7 @@ class Forwarder:
         if isinstance(step, Again):
             run.tried.fresh_used |= failure.end.retry is Retry.FRESH
             run.tried.once_used |= failure.end.retry is Retry.ONCE_OTHER
+            run.tried.repaired |= failure.end.retry is Retry.REPAIR
             if now + step.after_s >= run.deadline or not run.model.budget.spend(now):
                 step = Stop()
         run.step = step

@@ -47,6 +47,8 @@ class Wish(msgspec.Struct, frozen=True):
 
     Either `prompt` or `messages` is given. `max_new` None: as much as fits. `grammar` is a JSON schema, or a
     regular expression where `grammar_is_regex`.
+
+    A conversation with a `reserve` loses its oldest turns until so many tokens are left for the answer.
     """
 
     prompt: str = ""
@@ -71,6 +73,10 @@ class Wish(msgspec.Struct, frozen=True):
     grammar: msgspec.Raw | None = None
     grammar_is_regex: bool = False
     tells_tokens: bool = False
+    reserve: int | None = None  # tokens
+    window: int | None = None  # tokens of conversation and answer, where it is less than the engine takes
+    dropped: int = 0  # messages that were left out
+    redacts: bool = False  # personal data in the answer is replaced
     ignored: tuple[str, ...] = ()  # what the client asked for and this wish cannot say
 
 
@@ -91,4 +97,21 @@ class Said(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Shape = Callable[[Said], dict[str, object]]  # how an API without an engine of its own says an answer
+class Misfit(Exception):
+    """An answer that is not of the form that was asked for.
+
+    Args:
+        fault: for the log; nothing of what was said.
+        told: what the model is told, so that it says it anew; empty: it is asked again as before.
+    """
+
+    def __init__(self, fault: str, said: Said, told: str = "") -> None:
+        super().__init__(fault)
+        self.fault = fault
+        self.said = said
+        self.told = told
+
+
+# How an API without an engine of its own says an answer, as JSON's values; it may raise Misfit. The answer to
+# a stream is an object.
+Shape = Callable[[Said], object]

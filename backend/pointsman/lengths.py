@@ -1,4 +1,4 @@
-"""Whether a text and what is to follow fit into a replica's context, and what is done where they do not.
+"""Whether a text or a conversation fits into a replica's context with what is to follow, and what is done else.
 
 No text has more tokens than UTF-8 bytes: both engines' tokenizers fall back to single bytes at worst. So most
 texts are not counted; the others are counted by the replica's own tokenizer, and the count is kept by hash.
@@ -7,16 +7,21 @@ texts are not counted; the others are counted by the replica's own tokenizer, an
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
+from itertools import accumulate
 
+import msgspec
 from msgspec import structs
 
 from pointsman.engines.base import Dialect, Outgoing, Tokenized
 from pointsman.errors import INVALID_PARAMETER, RouterError
-from pointsman.generation import Wish
+from pointsman.generation import Message, Wish
 from pointsman.replica import Replica
+from pointsman.transcript import render
 
 _KEPT = 1024  # counts
 _SPECIAL = 8  # tokens that an engine may put around a text
+_PER_TURN = 16  # tokens that a chat template may put around a message
+_PER_CHAT = 64  # and around all of them
 _CHUNK = 1024  # tokens that TGI makes at a time: no more of a length must fit (tgi.md 3.1)
 
 Ask = Callable[[Outgoing], Awaitable[bytes | None]]
@@ -57,6 +62,64 @@ class Lengths:
             return structs.replace(wish, max_new=most - size) if endless and most > size else wish
         return _fitted(wish, most, count)
 
+    async def trim(self, wish: Wish, reserve: int, replica: Replica, dialect: Dialect, ask: Ask) -> Wish:
+        """A conversation that fits, with room for `reserve` tokens of an answer, or for all that it may have.
+
+        Whole oldest pairs of a question and its answer go, never a system message nor the last message. The
+        reserve is at most half of what the replica takes. Where the engine does not count, it judges.
+
+        Raises:
+            RouterError: INVALID_PARAMETER, when what must stay does not fit.
+            AttemptFailed: the engine's answer makes no sense.
+        """
+        windows = [size for size in (wish.window, replica.facts.max_total_tokens) if size is not None]
+        if not windows:
+            return wish
+        window, most_new = min(windows), wish.max_new or reserve
+        reserve = min(reserve, most_new, window // 2)
+        if _most(wish.messages) + most_new <= window:
+            return wish
+
+        async def count(messages: tuple[Message, ...]) -> int | None:
+            return await self._count_chat(messages, replica, dialect, ask)
+
+        found = await _trimmed(wish.messages, window - reserve, count)
+        if found is None:
+            return wish
+        messages, size = found
+        if size > window - reserve:
+            sentence = (
+                f"The system message and the last message have {size} tokens; this model takes {window}, "
+                f"of which {reserve} are kept for the answer."
+            )
+            raise RouterError(INVALID_PARAMETER, sentence, param="messages")
+        wish = structs.replace(wish, messages=messages, dropped=len(wish.messages) - len(messages))
+        return _fitted(wish, window, size) if wish.max_new is not None else wish
+
+    async def _count_chat(
+        self, messages: tuple[Message, ...], replica: Replica, dialect: Dialect, ask: Ask
+    ) -> int | None:
+        """How many tokens a conversation has; None where the engine does not tell."""
+        plain = replica.facts.chat_template is False
+        own = f"{replica.model_id}\n{replica.engine}\n{replica.own_name}\n{plain}\n"
+        key = blake2b(own.encode() + msgspec.json.encode(messages), digest_size=16).digest()
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+            return kept[0]
+        text = render(messages) if plain else ""
+        body = await ask(dialect.tokenize(text, replica) if plain else dialect.count_chat(messages, replica))
+        if body is None:
+            return None
+        found = dialect.read_tokenized(body, text).count if plain else dialect.read_counted(body)
+        self._keep(key, (found, ""))
+        return found
+
+    def _keep(self, key: bytes, found: tuple[int, str]) -> None:
+        self._kept[key] = found
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
     async def _count(
         self, wish: Wish, replica: Replica, dialect: Dialect, ask: Ask
     ) -> tuple[int | None, str]:
@@ -71,10 +134,61 @@ class Lengths:
         if body is None:
             return None, wish.prompt
         found = _cut(wish, dialect.read_tokenized(body, wish.prompt))
-        self._kept[key] = found
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        self._keep(key, found)
         return found
+
+
+def _most(messages: tuple[Message, ...]) -> int:
+    """More tokens than these a conversation does not have."""
+    return _PER_CHAT + sum([len(turn.content.encode()) + _PER_TURN for turn in messages])
+
+
+def pairs(messages: tuple[Message, ...]) -> list[list[int]]:
+    """Where the pairs that may be left out stand, the oldest first: a question with all answers to it."""
+    found: list[list[int]] = []
+    for place, turn in enumerate(messages[:-1]):
+        if turn.role == "system":
+            continue
+        if turn.role == "user" or not found:
+            found.append([])
+        found[-1].append(place)
+    return found
+
+
+async def _trimmed(
+    messages: tuple[Message, ...], room: int, count: Callable[[tuple[Message, ...]], Awaitable[int | None]]
+) -> tuple[tuple[Message, ...], int] | None:
+    """As many of the messages as fit into `room` tokens, or all that must stay, with their number of tokens.
+
+    How many pairs must go is guessed by bytes, then searched by halves. None where the engine does not count.
+    """
+    old = pairs(messages)
+
+    def without(number: int) -> tuple[Message, ...]:
+        gone = {place for pair in old[:number] for place in pair}
+        return tuple([turn for place, turn in enumerate(messages) if place not in gone])
+
+    size = await count(messages)
+    if size is None or size <= room or not old:
+        return None if size is None else (messages, size)
+    few, enough, sizes = 0, len(old), {0: size}
+    lengths = [len(turn.content.encode()) for turn in messages]
+    gone = accumulate([sum([lengths[place] for place in pair]) for pair in old])
+    excess = (size - room) / size * sum(lengths)
+    at = next((number for number, length in enumerate(gone, 1) if length >= excess), enough)
+    near = True
+    while few + 1 < enough:
+        at = min(max(at, few + 1), enough - 1)
+        size = await count(without(at))
+        if size is None:
+            return None
+        sizes[at] = size
+        fits = size <= room
+        few, enough = (few, at) if fits else (at, enough)
+        at = (at - 1 if fits else at + 1) if near else (few + enough) // 2
+        near = False
+    size = sizes.get(enough) or await count(without(enough))
+    return None if size is None else (without(enough), size)
 
 
 def _cut(wish: Wish, tokenized: Tokenized) -> tuple[int, str]:

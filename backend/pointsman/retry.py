@@ -54,6 +54,7 @@ class Tried(msgspec.Struct):
     attempts: int = 0
     fresh_used: bool = False
     once_used: bool = False
+    repaired: bool = False
 
 
 def next_step(failure: AttemptFailed, tried: Tried, others: int, config: RetryConfig, jitter: float) -> Step:
@@ -73,6 +74,8 @@ def next_step(failure: AttemptFailed, tried: Tried, others: int, config: RetryCo
     backoff = jitter * min(config.backoff_max_s, config.backoff_base_s * 2 ** (tried.attempts - 1))
     if rule is Retry.FRESH:  # the engine closed an idle connection: nobody's fault, no wait
         return Stop() if tried.fresh_used else Again(0.0, same_replica=True, fresh=True)
+    if rule is Retry.REPAIR:
+        return Stop() if tried.repaired else Again(0.0, same_replica=True)
     if rule is Retry.ONCE_OTHER and tried.once_used:
         return Stop()
     if others:

@@ -292,7 +292,7 @@ async def test_nothing_is_asked_once_the_time_is_up(stage: Make, limit_s: float)
 # --- further attempts
 
 
-_TRIES = {Retry.NEVER: 1, Retry.OTHER: 3, Retry.ONCE_OTHER: 2, Retry.FRESH: 2}
+_TRIES = {Retry.NEVER: 1, Retry.OTHER: 3, Retry.ONCE_OTHER: 2, Retry.FRESH: 2, Retry.REPAIR: 2}
 
 
 @pytest.mark.parametrize("end", FAILURES, ids=lambda end: end.label)
@@ -304,6 +304,8 @@ async def test_a_failure_is_tried_as_often_as_its_rule_allows(stage: Make, end: 
     if end.retry is Retry.FRESH:
         assert made.asked == ["0", "0"]
         assert made.fresh == [False, True]
+    elif end.retry is Retry.REPAIR:
+        assert made.asked[0] == "0"
     else:
         assert made.asked == ["0", "1", "2"][:tries]
         assert not any(made.fresh)

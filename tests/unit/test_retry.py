@@ -11,6 +11,7 @@ from pointsman.retry import Again, Budget, RetryConfig, Step, Stop, Tried, next_
 CONFIG = RetryConfig()
 FRESH = Again(0.0, same_replica=True, fresh=True)
 ONWARD = Again(0.0)
+REPAIR = Again(0.0, same_replica=True)
 STOP = Stop()
 
 # What follows the first failure of a kind, its repetition, and a failure without another replica.
@@ -26,6 +27,7 @@ TABLE = [
     (attempt.ENGINE_ERROR, ONWARD, STOP, STOP),
     (attempt.TRUNCATED, ONWARD, STOP, STOP),
     (attempt.JUNK, STOP, STOP, STOP),
+    (attempt.MISFIT, REPAIR, STOP, REPAIR),
     (attempt.REJECTED, STOP, STOP, STOP),
     (attempt.TTFT, STOP, STOP, STOP),
     (attempt.IDLE, STOP, STOP, STOP),
@@ -48,9 +50,10 @@ def step(
     retry_after_s: float | None = None,
     fresh_used: bool = False,
     once_used: bool = False,
+    repaired: bool = False,
 ) -> Step:
     failure = AttemptFailed(end, retry_after_s=retry_after_s)
-    return next_step(failure, Tried(attempts, fresh_used, once_used), others, config, jitter)
+    return next_step(failure, Tried(attempts, fresh_used, once_used, repaired), others, config, jitter)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def step(
 def test_each_row_of_the_table(end: End, first: Step, second: Step, alone: Step) -> None:
     """The retry table of reliability.md section 2 is obeyed row by row."""
     assert step(end) == first
-    assert step(end, attempts=2, fresh_used=True, once_used=True) == second
+    assert step(end, attempts=2, fresh_used=True, once_used=True, repaired=True) == second
     assert step(end, others=0) == alone
 
 
@@ -139,9 +142,11 @@ def test_backoff_is_full_jitter_under_a_cap(attempts: int, jitter: float) -> Non
 def test_the_same_replica_is_never_asked_at_once_except_afresh(
     end: End, attempts: int, others: int, asked: float | None
 ) -> None:
-    """Going back to a replica takes 100 ms, or a connection that merely was stale."""
+    """Going back to a replica takes 100 ms, or a connection that merely was stale, or a good answer of it."""
     again = step(end, attempts, others, retry_after_s=asked)
-    if isinstance(again, Again) and again.same_replica:
+    if end.retry is Retry.REPAIR:
+        assert again in (REPAIR, STOP)
+    elif isinstance(again, Again) and again.same_replica:
         assert again.fresh == (end.retry is Retry.FRESH)
         assert again.fresh or again.after_s >= CONFIG.same_replica_min_s
     elif isinstance(again, Again):

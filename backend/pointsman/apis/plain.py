@@ -35,7 +35,8 @@ class PlainWriter:
 
     def end(self, tokens: Tokens) -> bytes:
         said = self._said("".join(self._texts), tokens)
-        return frame(msgspec.json.encode({"type": "done", **self._shape(said)})) + frame(b"[DONE]")
+        told = msgspec.convert(self._shape(said), dict[str, object])
+        return frame(msgspec.json.encode({"type": "done", **told})) + frame(b"[DONE]")
 
     def whole(self, delta: Delta, tokens: Tokens) -> bytes:
         self._finish = delta.finish or Finish.END

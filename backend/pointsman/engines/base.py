@@ -14,7 +14,8 @@ from pointsman import attempt
 from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
-from pointsman.generation import Delta, Tokens, Wish
+from pointsman.engines.gauges import Load
+from pointsman.generation import Delta, Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
@@ -130,10 +131,14 @@ class Dialect(Protocol):
     idle_expiry_s: float
     health_path: str
     facts_path: str
+    load_path: str
     body_max_bytes: int | None
     goes_on: bool  # a text without a length goes on to the end of the context
 
     def read_facts(self, payload: bytes) -> Facts: ...
+
+    def read_load(self, page: bytes) -> Load:
+        """Read the engine's metrics."""
 
     def template_probe(self) -> Outgoing:
         """A request that generates nothing, and fails as invalid where the model has no chat template."""
@@ -164,6 +169,16 @@ class Dialect(Protocol):
         """Ask how many tokens a text has."""
 
     def read_tokenized(self, body: bytes, text: str) -> Tokenized:
+        """Read the answer to that.
+
+        Raises:
+            AttemptFailed: it is none.
+        """
+
+    def count_chat(self, messages: tuple[Message, ...], replica: Replica) -> Outgoing:
+        """Ask how many tokens a conversation has, with all that the model's template puts around it."""
+
+    def read_counted(self, body: bytes) -> int:
         """Read the answer to that.
 
         Raises:

@@ -7,7 +7,7 @@ import msgspec
 
 from pointsman.call import Fields, Operation
 from pointsman.engines.choices import Answer, ChoicesSource
-from pointsman.generation import Delta, Finish, Wish
+from pointsman.generation import Delta, Finish, Message, Wish
 
 _SAME_NAME = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")
 _BEYOND = ("top_k", "min_p", "repetition_penalty")  # of OpenAI's own fields
@@ -27,7 +27,7 @@ class _Choice(msgspec.Struct):
 def fields(wish: Wish, *, stream: bool) -> Fields:
     """A wish that has messages in OpenAI's words, and vLLM's where those have none."""
     asked: dict[str, object] = {
-        "messages": [{"role": turn.role, "content": turn.content} for turn in wish.messages],
+        "messages": turns(wish.messages),
         "stream": stream,
     }
     if not wish.sampling:
@@ -40,9 +40,19 @@ def fields(wish: Wish, *, stream: bool) -> Fields:
         asked["max_tokens"] = wish.max_new
     if wish.stop:
         asked["stop"] = wish.stop
+    if wish.grammar is not None and wish.grammar_is_regex:
+        asked["structured_outputs"] = {"regex": wish.grammar}
+    elif wish.grammar is not None:  # in the way that engines of any age know
+        schema = {"name": "answer", "schema": wish.grammar}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
     if stream:
         asked["stream_options"] = {"include_usage": True}
     return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in asked.items()}
+
+
+def turns(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+    """Messages as OpenAI writes them."""
+    return [{"role": turn.role, "content": turn.content} for turn in messages]
 
 
 class ChatSource(ChoicesSource[_Choice]):

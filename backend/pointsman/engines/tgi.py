@@ -9,10 +9,11 @@ from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Operation
 from pointsman.engines import chat, tgi_fields, tgi_text
 from pointsman.engines.base import Outgoing, Reader, Seen, Source, Tokenized, join, judge_error
+from pointsman.engines.gauges import Load, count
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, decode_object, given
 from pointsman.engines.tgi_openai import MendingReader
-from pointsman.generation import Tokens, Wish
+from pointsman.generation import Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 from pointsman.sse import frame
 
@@ -39,6 +40,7 @@ class Tgi:
     idle_expiry_s = 50.0  # the server never closes an idle connection; boxes in between do
     health_path = "/health"
     facts_path = "/info"
+    load_path = "/metrics"
     body_max_bytes: int | None = 2_000_000  # TGI's own --payload-limit (tgi.md section 2)
     goes_on = True
 
@@ -53,6 +55,12 @@ class Tgi:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ValueError("GET /info is not TGI's: is this another engine?") from None
         return Facts((info.model_id,), info.version, info.max_total_tokens, info.max_concurrent_requests)
+
+    def read_load(self, page: bytes) -> Load:
+        if b"tgi_" not in page and page.strip():
+            return Load()
+        # Its gauges are not there before its first request (tgi.md section 7).
+        return Load(count(page, b"tgi_batch_current_size") or 0, count(page, b"tgi_queue_size") or 0)
 
     def template_probe(self) -> Outgoing:
         return Outgoing("POST", "/chat_tokenize", _PROBE)
@@ -114,6 +122,16 @@ class Tgi:
         ends = tuple([token.stop for token in tokens])
         return Tokenized(len(tokens), ends if any(ends) else ())
 
+    def count_chat(self, messages: tuple[Message, ...], replica: Replica) -> Outgoing:
+        asked = {"model": "tgi", "messages": chat.turns(messages)}
+        return Outgoing("POST", "/chat_tokenize", msgspec.json.encode(asked))
+
+    def read_counted(self, body: bytes) -> int:
+        try:
+            return len(msgspec.json.decode(body, type=_Templated).tokenize_response)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise AttemptFailed(attempt.JUNK, "no tokens of a conversation") from None
+
 
 class _Info(msgspec.Struct):
     model_id: str
@@ -124,6 +142,10 @@ class _Info(msgspec.Struct):
 
 class _Token(msgspec.Struct):
     stop: int = 0  # 0 where the tokenizer tells no offsets
+
+
+class _Templated(msgspec.Struct):
+    tokenize_response: list[_Token]
 
 
 class _Details(msgspec.Struct):

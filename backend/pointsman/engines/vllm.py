@@ -6,9 +6,10 @@ from pointsman.apis.base import Reply
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines import chat, vllm_text, vllm_tokens
 from pointsman.engines.base import Outgoing, Reader, Source, Tokenized, join
+from pointsman.engines.gauges import Load, count
 from pointsman.engines.openai import ROUTES, OpenAIReader
 from pointsman.engines.response_format import for_vllm
-from pointsman.generation import Wish
+from pointsman.generation import Message, Wish
 from pointsman.replica import Engine, Facts, Replica
 
 # Fields that steer the engine rather than the answer; a stranger's are refused (design section 3).
@@ -51,6 +52,7 @@ class Vllm:
     idle_expiry_s = 3.0  # the server closes an idle connection after 5 s (vllm.md section 9)
     health_path = "/health"
     facts_path = "/v1/models"
+    load_path = "/metrics"
     body_max_bytes: int | None = None
     goes_on = False  # it makes 16 tokens
 
@@ -70,6 +72,9 @@ class Vllm:
         if first.owned_by != "vllm" and first.max_model_len is None:
             raise ValueError("GET /v1/models is not vLLM's: is this another engine?")
         return Facts(names=tuple(entry.id for entry in listed.data), max_total_tokens=first.max_model_len)
+
+    def read_load(self, page: bytes) -> Load:
+        return Load(count(page, b"vllm:num_requests_running"), count(page, b"vllm:num_requests_waiting"))
 
     def template_probe(self) -> Outgoing:
         return Outgoing("POST", "/tokenize", _PROBE)
@@ -124,6 +129,12 @@ class Vllm:
 
     def read_tokenized(self, body: bytes, text: str) -> Tokenized:
         return vllm_tokens.read(body, text)
+
+    def count_chat(self, messages: tuple[Message, ...], replica: Replica) -> Outgoing:
+        return vllm_tokens.count_chat(chat.turns(messages), replica)
+
+    def read_counted(self, body: bytes) -> int:
+        return vllm_tokens.read_counted(body)
 
 
 class _Model(msgspec.Struct):

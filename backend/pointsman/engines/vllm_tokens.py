@@ -40,6 +40,10 @@ class _Tokenized(msgspec.Struct):
     token_strs: list[str | None] | None = None
 
 
+class _Counted(msgspec.Struct):
+    count: int
+
+
 class _Token(msgspec.Struct):
     id: int
     text: str = ""
@@ -79,8 +83,21 @@ def tokenize(text: str, replica: Replica) -> Outgoing:
     return _ask({"prompt": text}, replica)
 
 
-def _ask(what: dict[str, object], replica: Replica) -> Outgoing:
-    asked = what | {"return_token_strs": True}
+def count_chat(turns: list[dict[str, str]], replica: Replica) -> Outgoing:
+    """Ask for the number of tokens of a conversation as the model's template writes it."""
+    return _ask({"messages": turns}, replica, strings=False)
+
+
+def read_counted(body: bytes) -> int:
+    """Read the answer to `count_chat`."""
+    try:
+        return msgspec.json.decode(body, type=_Counted).count
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise AttemptFailed(attempt.JUNK, "no count of tokens") from None
+
+
+def _ask(what: dict[str, object], replica: Replica, *, strings: bool = True) -> Outgoing:
+    asked = what | {"return_token_strs": strings}
     if replica.own_name is not None:
         asked["model"] = replica.own_name
     return Outgoing("POST", "/tokenize", msgspec.json.encode(asked))
