@@ -17,7 +17,7 @@ from emulator.template import prompt_of
 from emulator.text import GEMMA
 from emulator.vllm_generate import Generation
 from emulator.vllm_metrics import render
-from emulator.vllm_refusals import Refused, invalid, parse
+from emulator.vllm_refusals import NO_TEMPLATE, Refused, bad, invalid, parse
 
 _GET, _POST = frozenset({"GET"}), frozenset({"POST"})
 _GENERATE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -190,7 +190,7 @@ class Vllm:
             raise _Crashed
         match request.path:
             case "/tokenize":
-                await exchange.reply(as_json(_tokenized(value, self._settings.max_total_tokens)))
+                await exchange.reply(as_json(_tokenized(value, self._settings)))
             case "/v1/chat/completions/render" | "/v1/completions/render":
                 raise Refused(403, "PermissionDeniedError", _SCALE_OUT)
             case "/detokenize":
@@ -230,21 +230,27 @@ def _model(name: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _tokenized(value: dict[str, Any], max_model_len: int) -> dict[str, Any]:
+def _tokenized(value: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if isinstance(value.get("messages"), list):
+        if not settings.chat_template:
+            raise bad(NO_TEMPLATE)
         text = prompt_of(value["messages"], False, answer=value.get("add_generation_prompt", True))
     elif isinstance(value.get("prompt"), str):
         text = ("<bos>" if value.get("add_special_tokens", True) else "") + value["prompt"]
     else:
         raise invalid("body.prompt", "missing", "Field required", value)
     tokens = GEMMA.encode(text)
-    strings = (
-        [token.data.decode("utf-8", "replace") for token in tokens]
-        if value.get("return_token_strs")
-        else None
-    )
-    ids = [token.id for token in tokens]
-    return {"count": len(ids), "max_model_len": max_model_len, "tokens": ids, "token_strs": strings}
+    ids, context = [token.id for token in tokens], settings.max_total_tokens
+    strings = [_piece(token.data) for token in tokens] if value.get("return_token_strs") else None
+    return {"count": len(ids), "max_model_len": context, "tokens": ids, "token_strs": strings}
+
+
+def _piece(data: bytes) -> str:
+    """A token as Gemma's tokenizer keeps it."""
+    try:
+        return data.decode().replace(" ", "▁")
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in data)
 
 
 def _embeddings(value: dict[str, Any], model: str) -> dict[str, Any]:

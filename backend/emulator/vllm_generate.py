@@ -13,7 +13,7 @@ from emulator.template import TemplateError, check_alternation, prompt_of
 from emulator.text import GEMMA, script, story
 from emulator.vllm_answers import Shapes, Spoken, shapes_for, usage_of
 from emulator.vllm_checks import Ask, check, forced_tool
-from emulator.vllm_refusals import Refused, bad
+from emulator.vllm_refusals import NO_TEMPLATE, Refused, bad
 
 _BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
 
@@ -33,6 +33,8 @@ class Generation:
         ask = check(
             value, chat=chat, auto_tools=settings.auto_tools, force_usage=settings.force_include_usage
         )
+        if chat and not settings.chat_template:
+            raise bad(NO_TEMPLATE)
         prompts = [_counted(_chat_prompt(value))] if chat else _prompts(value)
         wishes, spoken = self._wishes(prompts, ask, exchange)
         self._admit(len(wishes))

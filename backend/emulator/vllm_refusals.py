@@ -3,6 +3,12 @@
 import json
 from typing import Any
 
+# What transformers says within vLLM, from 0.6 on (vllm-project/vllm issues 7978 and 39279).
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+    "template if the tokenizer does not define one."
+)
+
 
 class Refused(Exception):
     """An answer other than 200 with vLLM's error body."""

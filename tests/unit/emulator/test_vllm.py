@@ -97,6 +97,17 @@ def test_structured_output(vllm: str) -> None:
     assert json.loads(content) == {"city": "emulated"}
 
 
+def test_a_base_model_has_no_chat(start: Any) -> None:
+    """Without a chat template, chats and their tokens are refused; texts are not."""
+    base = start("vllm", "--no-chat-template", "--served-model-name", "gemma")
+    for path in ("/v1/chat/completions", "/tokenize"):
+        refused = _post(base, path, _CHAT)
+        assert refused.status_code == 400
+        assert "default chat template is no longer allowed" in refused.json()["error"]["message"]
+    assert _post(base, "/v1/completions", {"prompt": "a", "max_tokens": 2}).status_code == 200
+    assert _post(base, "/tokenize", {"prompt": "a"}).status_code == 200
+
+
 def test_tokenize_and_back(vllm: str) -> None:
     """Counts of a prompt and of messages; ids turn back to text."""
     got = _post(
