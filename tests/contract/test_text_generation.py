@@ -4,61 +4,17 @@ It runs in an environment of its own (scripts/tgi-client), one process for the c
 chat is left out: version 0.7.0 wants `tool_calls` in every delta and cannot read that of today's TGI.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from processes import Emulator, Router
 
-from .process import ROOT
+from .tgi_client import PROMPT, Ask, call, whole
 
 # One worker for all of them: what they share is made once.
 pytestmark = pytest.mark.xdist_group("text_generation")
-
-DRIVER = Path(__file__).with_name("text_generation_driver.py")
-PROMPT = "The pointsman sets"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the client read, and the name and words of the exception it raised; "" for none."""
-
-    pieces: list[dict[str, Any]]
-    raised: str
-    message: str
-
-
-Call = tuple[str, str, dict[str, Any]]  # the client's class, its method, what it is given
-Ask = Callable[..., list[Outcome]]
-
-
-def call(method: str, client: str = "Client", **arguments: Any) -> Call:
-    """One call; a prompt is given where none is."""
-    return client, method, arguments if "messages" in arguments else {"prompt": PROMPT} | arguments
-
-
-@pytest.fixture(scope="session")
-def python() -> str:
-    """The Python that has the client."""
-    made = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "tgi-client"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if made.returncode != 0:
-        said = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        reason = f"TGI's Python client is not installed; with a network, run scripts/tgi-client. {said}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return made.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -82,40 +38,6 @@ def url(request: pytest.FixtureRequest, emulated: Emulator) -> str:
         return emulated.url
     router: Router = request.getfixturevalue("router")
     return f"{router.url}/models/distilgpt2"
-
-
-@pytest.fixture
-def ask(python: str) -> Ask:
-    """Let the client make calls, one after another."""
-
-    def made(url: str, *calls: Call) -> list[Outcome]:
-        names = ("client", "method", "arguments")
-        asked = {"url": url, "calls": [dict(zip(names, one, strict=True)) for one in calls]}
-        done = subprocess.run(
-            [python, "-I", DRIVER],  # -I: with nothing of ours on its path
-            input=json.dumps(asked),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=os.environ | {"NO_PROXY": "*", "HF_HUB_OFFLINE": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        return [
-            Outcome(
-                one["pieces"], (one["error"] or {}).get("class", ""), (one["error"] or {}).get("message", "")
-            )
-            for one in json.loads(done.stdout)
-        ]
-
-    return made
-
-
-def whole(outcome: Outcome) -> dict[str, Any]:
-    """The one answer of a call that went well."""
-    assert outcome.raised == "", outcome.message
-    (answer,) = outcome.pieces
-    return answer
 
 
 def test_generate(url: str, ask: Ask) -> None:

@@ -221,7 +221,7 @@ class ChatWriter:
         asked = _Options() if bytes(raw) == b"null" else decode(call.fields, "stream_options", _Options)
         self._usage = bool(asked.include_usage)
         name = msgspec.json.encode(reply.name)
-        self._own = b'"id":"chatcmpl-%s","created":%d,"model":%s,' % (
+        self._own = b'"id":"chatcmpl-%s","created":%d,"model":%s,"system_fingerprint":"pointsman",' % (
             reply.request_id.encode(),
             reply.unix_s,
             name,
