@@ -7,8 +7,8 @@ workers.
 
 Each worker has its own connections, health checks, retry budget and metrics: /metrics answers for the worker
 that took the request. One worker carries thousands of streams; more of them are for more processors.
-SIGHUP replaces the workers one by one, with the settings read anew. Bad settings end it then, as they do at
-the start, so ask first: `pointsman check && kill -HUP ...`.
+SIGHUP reads the settings anew and replaces the workers; with bad ones it says so and goes on as before. New
+code needs a restart.
 """
 
 import os
@@ -16,19 +16,17 @@ import sys
 from pathlib import Path
 
 from pointsman.front import UnixAddress
-from pointsman.settings import SettingsError, discover, load
-
-_ROOT = Path(__file__).resolve().parent.parent
+from pointsman.master import kept
+from pointsman.settings import SettingsError
 
 try:
-    _front = load(os.environ, *(discover(name, Path(), _ROOT) for name in (".env", "config.yml"))).front
+    _front = kept.renew(Path(), Path(__file__).resolve().parent.parent).front
 except SettingsError as error:
     sys.stderr.write(f"pointsman: {error}\n")
     raise SystemExit(2) from None
 
 # What is served, and by what: uvicorn with our protocol, as `pointsman serve` runs it.
-wsgi_app = "main:app"
-pythonpath = str(_ROOT / "backend")
+wsgi_app = "pointsman.master:app()"
 worker_class = "pointsman.worker.Worker"
 
 # gunicorn binds, so that all workers share the sockets. Its unix sockets are open to every user by default,

@@ -20,7 +20,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
-    **dict.fromkeys(("main", "__main__", "app", "cli", "settings", "log"), 5),
+    **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log"), 5),
     **dict.fromkeys(("config_file", "key_command", "knobs", "model_list", "naming", "sources", "values"), 5),
     **dict.fromkeys(
         (

@@ -136,6 +136,34 @@ def test_sighup_replaces_the_workers_and_their_streams_end(served: Gunicorn, vll
     assert outcome(VLLM, call(served.port, VLLM.request(stream=False)), stream=False) == "ok"
 
 
+def test_a_reload_takes_good_settings_only(vllm: Emulator, tmp_path: Path) -> None:
+    """SIGHUP reads the settings anew; bad ones are told, and workers old and new go on with those before."""
+    file = tmp_path / "config.yml"
+
+    def write(model: str, more: str = "") -> None:
+        file.write_text(f"models:\n  - id: {model}\n    engine: vllm\n    replicas: [{vllm.url}]\n{more}")
+
+    def models(served: Gunicorn) -> set[str]:
+        answer = call(served.port, request("GET", "/models"))  # none while one worker gives way to another
+        return {model["id"] for model in answer.json()} if answer.status == 200 else set()
+
+    write("one")
+    with Gunicorn(workers=1, CONFIG_FILE=str(file), DRAIN_S="1") as served:
+        assert models(served) == {"one"}
+        write("two", "nonsense: 1\n")
+        served.send_signal(signal.SIGHUP)
+        served.read_until("pointsman: not reloaded; the settings before are kept\n")
+        assert "nonsense" in served.output()
+        wait_for(lambda: len(served.booted()) == 2, "a new worker")
+        os.kill(served.booted()[-1], signal.SIGKILL)
+        wait_for(lambda: len(served.booted()) == 3, "one in the place of a dead one")
+        wait_for(lambda: models(served) == {"one"}, "the settings before")
+        write("two")
+        served.send_signal(signal.SIGHUP)
+        wait_for(lambda: models(served) == {"two"}, "the new settings")
+        assert served.stop() == 0
+
+
 def test_a_quick_end_waits_for_nobody(served: Gunicorn, vllm: Emulator) -> None:
     """SIGINT to gunicorn ends it at once, streams included, with 0."""
     vllm.arm("hang_after", 3)
