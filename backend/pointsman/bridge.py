@@ -7,7 +7,8 @@ from pointsman import attempt
 from pointsman.apis.base import Writer
 from pointsman.attempt import AttemptFailed
 from pointsman.engines.base import Seen, Source
-from pointsman.generation import Tokens, Wish
+from pointsman.generation import Delta, Tokens, Wish
+from pointsman.pii import Redactor
 from pointsman.stops import Stops
 
 
@@ -23,6 +24,7 @@ class Bridge:
         self._writer = writer
         stops = () if wish.keeps_stop else source.leaves
         self._stops = Stops(stops, bare=wish.bare) if stops or wish.bare else None
+        self._redactor = Redactor() if wish.redacts else None
         self._begun = False
         self._finished = False
         self._out = b""  # the events that the last one read became
@@ -48,6 +50,8 @@ class Bridge:
             return Seen.QUIET
         if self._stops is not None:
             delta = self._stops.cut(delta)
+        if self._redactor is not None:
+            delta = _redacted(delta, self._redactor, whole=False)
         self._out = self._writer.write(delta)
         finishes = delta.finish is not None
         content = bool(self._out) or finishes
@@ -67,4 +71,14 @@ class Bridge:
         delta = self._source.whole(body)
         if self._stops is not None:
             delta = self._stops.cut(delta)
+        if self._redactor is not None:
+            delta = _redacted(delta, self._redactor, whole=True)
         return self._writer.whole(delta, self.tokens)
+
+
+def _redacted(delta: Delta, redactor: Redactor, *, whole: bool) -> Delta:
+    """What may be said now; the rest of the text comes with its end."""
+    text = redactor.feed(delta.text)
+    if whole or delta.last or delta.finish is not None:
+        text += redactor.flush()
+    return Delta(text, finish=delta.finish, last=delta.last)
