@@ -65,7 +65,7 @@ class Router(FastAPI):
             PlaneConfig(settings.max_body_bytes, aborts),
             (self.metrics.observe, self.access_log.observe),
         )
-        self._control = ControlFront(super().__call__, guard, settings.cors)
+        self._control = ControlFront(super().__call__, guard, settings.cors, settings.key_needs)
         self.include_router(status.router(self.registry, settings.access, self._render_metrics))
         self.include_router(catalog.router(self.registry, settings.public_url))
         docs.install(self, self.routes_table)

@@ -80,7 +80,7 @@ class Guard:
         headers: Mapping[bytes, bytes],
         need: Need,
         guard_class: str,
-        scope: Scope = Scope.GENERATE,
+        scope: Scope | None = Scope.GENERATE,
     ) -> Caller:
         """Check the key that a request brings, if it is one that counts.
 

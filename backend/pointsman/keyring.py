@@ -16,7 +16,7 @@ import msgspec
 from pointsman.keys import PUBLISHED, Key, KeyTable, Scope, digest_of
 
 _log = logging.getLogger("pointsman.keyring")
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

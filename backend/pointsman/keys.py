@@ -52,8 +52,15 @@ class Key:
         """Whether it has not expired."""
         return self.expires is None or now < self.expires
 
-    def refusal(self, scope: Scope, guard_class: str) -> str | None:
-        """Why this key may not be used so; None: it may. `guard_class` is a method and a route's template."""
+    def refusal(self, scope: Scope | None, guard_class: str) -> str | None:
+        """Why this key may not be used so; None: it may.
+
+        Args:
+            scope: what it must be good for; None: to look, for which any key will do.
+            guard_class: a method and a route's template.
+        """
+        if scope is None:
+            return None
         if scope not in self.scopes:
             return f"Your API key lacks the scope {scope}."
         if self.routes and guard_class not in self.routes:

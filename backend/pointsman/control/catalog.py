@@ -28,7 +28,7 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
 
     @routes.get("/models", summary="All models with their availability")
     async def models(request: Request) -> list[dict[str, Any]]:
-        return [describe(model, base(request), request) for model in registry.models.values()]
+        return [describe(model, base(request), request) for model in offered(registry, request)]
 
     @routes.get("/models/{model_id}", summary="One model")
     async def model(model_id: str, request: Request) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
         }
 
     @routes.get("/v1/models", summary="All models, OpenAI's shape")
-    async def openai_models() -> dict[str, Any]:
-        return {"object": "list", "data": [openai_view(model) for model in registry.models.values()]}
+    async def openai_models(request: Request) -> dict[str, Any]:
+        return {"object": "list", "data": [openai_view(model) for model in offered(registry, request)]}
 
     @routes.get("/v1/models/{name:path}", summary="One model, OpenAI's shape")
     async def openai_model(name: str) -> dict[str, Any]:
@@ -62,6 +62,13 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
         return {"object": "list", "data": [openai_view(find(model_id))]}
 
     return routes
+
+
+def offered(registry: Registry, request: Request) -> list[Model]:
+    """The models that the caller's key may use; without a key, or a list in it, all."""
+    key = request.state.caller.key
+    models = registry.models.values()
+    return [model for model in models if key is None or not key.models or model.id in key.models]
 
 
 def is_ops(request: Request) -> bool:

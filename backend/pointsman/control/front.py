@@ -4,11 +4,12 @@ Pure ASGI, so that it neither buffers nor hides a disconnect.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from pointsman.errors import RouterError
 from pointsman.guard import Guard
+from pointsman.keys import Need
 from pointsman.origin import CorsConfig, preflight
 from pointsman.plane import request_id
 from pointsman.surfaces.backend_api import BackendApi
@@ -37,10 +38,11 @@ def shape_of(path: str) -> ErrorShape:
 class ControlFront:
     """Wraps the FastAPI app. Puts `caller` and `request_id` into the scope's state."""
 
-    def __init__(self, app: App, guard: Guard, cors: CorsConfig) -> None:
+    def __init__(self, app: App, guard: Guard, cors: CorsConfig, needs: Mapping[str, Need]) -> None:
         self._app = app
         self._guard = guard
         self._cors = cors
+        self._needs = needs  # of API keys, by method and path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = asyncio.get_running_loop().time()
@@ -82,6 +84,9 @@ class ControlFront:
                 caller = self._guard.caller(peer, scope["headers"])
             else:
                 caller = self._guard.admit(peer, scope["headers"])
+                asked = f"{scope['method']} {scope['path']}"
+                need = self._needs.get(asked, Need.NEVER)
+                caller = self._guard.authenticate(caller, headers, need, asked, scope=None)
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
         except RouterError as error:

@@ -1,0 +1,118 @@
+"""API keys at the running router: who is asked for one, what a key opens, and when the file changes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointsman.cli import main
+from processes import Emulator, Router, wait_for
+
+Asked = tuple[str, dict[str, Any]]
+CHAT: Asked = (
+    "/v1/chat/completions",
+    {"model": "gemma-3-12b", "messages": [{"role": "user", "content": "Hi"}]},
+)
+TEXT: Asked = ("/generate_stream", {"inputs": "Hi", "parameters": {"max_new_tokens": 2}})
+OPEN: tuple[Asked, ...] = (
+    ("/generate", {"prompt": "Hi", "max_length": 2}),
+    ("/generate", {"prompt": "Hi", "model_id": "distilgpt2", "max_new_tokens": 2}),
+    ("/complete", {"prompt": "Hi", "max_length": 2}),
+    ("/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}),
+)
+
+
+class Keyed:
+    """A router with a key file that a test may change."""
+
+    def __init__(self, router: Router, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.router = router
+        self.path = path
+        self._capsys = capsys
+
+    def create(self, *options: str) -> str:
+        """Make a key, and wait until the router knows it."""
+        assert main(["keys", "create", "--file", str(self.path), *options]) == 0
+        secret: str = self._capsys.readouterr().out.splitlines()[0]
+        wait_for(lambda: self.status(CHAT) == 401 and self.status(CHAT, secret) != 401, "the key counts")
+        return secret
+
+    def status(self, asked: Asked, secret: str | None = None) -> int:
+        headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
+        return self.router.http.post(asked[0], json=asked[1], headers=headers).status_code
+
+
+@pytest.fixture
+def keyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Keyed]:
+    """Two models behind a router that has no key yet."""
+    path = tmp_path / "keys.json"
+    with Emulator("tgi") as tgi, Emulator("vllm") as vllm:
+        urls = {"TGI_DISTILGPT2_ENDPOINT": tgi.url, "VLLM_GEMMA3_ENDPOINT": vllm.url}
+        with Router(KEYS_FILE=str(path), **urls) as router:
+            router.wait_until_up("distilgpt2", "gemma-3-12b")
+            yield Keyed(router, path, capsys)
+
+
+def test_a_key_closes_some_routes_and_no_others(keyed: Keyed) -> None:
+    """OpenAI's and TGI's ask for it as soon as there is one; those whose clients cannot send one never do."""
+    for asked in (CHAT, TEXT, *OPEN):
+        assert keyed.status(asked) == 200, asked
+        assert keyed.status(asked, "whatever-a-client-sends") == 200, asked
+    secret = keyed.create()
+    for asked in (CHAT, TEXT):
+        assert keyed.status(asked) == 401
+        assert keyed.status(asked, "pm-wrong") == 401
+        assert keyed.status(asked, secret) == 200
+    for asked in OPEN:
+        assert keyed.status(asked) == 200
+        assert keyed.status(asked, "pm-wrong") == 200
+    answer = keyed.router.http.post(CHAT[0], json=CHAT[1], headers={"x-api-key": secret})
+    assert answer.status_code == 200
+
+    refused = keyed.router.http.post(CHAT[0], json=CHAT[1]).json()["error"]
+    assert (refused["code"], refused["type"], refused["owner"]) == (
+        "key_missing",
+        "authentication_error",
+        "policy",
+    )
+    name = json.loads(keyed.path.read_text())["keys"][0]["sha256"][:8]
+    assert main(["keys", "revoke", "--file", str(keyed.path), name]) == 0
+    wait_for(lambda: keyed.status(CHAT, secret) == 200, "without any key the routes are open again")
+
+
+def test_a_key_opens_what_it_is_for(keyed: Keyed) -> None:
+    """One model, one route; the lists show what it may use, and the error names what it may not."""
+    narrow = keyed.create("--model", "gemma-3-12b", "--route", "POST /v1/chat/completions")
+    http, headers = keyed.router.http, {"authorization": f"Bearer {narrow}"}
+    assert keyed.status(CHAT, narrow) == 200
+    other = http.post(CHAT[0], json={**CHAT[1], "model": "distilgpt2"}, headers=headers)
+    assert (other.status_code, other.json()["error"]["code"]) == (403, "key_forbidden")
+    assert "distilgpt2" in other.json()["error"]["message"]
+    assert keyed.status(TEXT, narrow) == 403
+    wide = {"authorization": f"Bearer {keyed.create()}"}
+    for each, ids in ((headers, {"gemma-3-12b"}), (wide, {"distilgpt2", "gemma-3-12b"})):
+        assert {model["id"] for model in http.get("/models", headers=each).json()} == ids
+        assert {model["id"] for model in http.get("/v1/models", headers=each).json()["data"]} == ids
+
+
+def test_only_the_trusted_steer_an_engine(keyed: Keyed) -> None:
+    """`priority` is refused from everybody else, by name."""
+    asked = (CHAT[0], {**CHAT[1], "priority": 0})
+    assert keyed.status(asked) == 400
+    assert keyed.status(asked, keyed.create()) == 400
+    trusted = keyed.create("--scope", "generate", "--scope", "trusted")
+    assert keyed.status(asked, trusted) == 200
+
+
+def test_no_key_is_told_to_anybody(keyed: Keyed) -> None:
+    """Neither log lines nor errors hold one, good or wrong."""
+    secret = keyed.create()
+    keyed.status(CHAT, secret)
+    keyed.status(CHAT, "pm-a-wrong-key-that-somebody-tries")
+    answer = keyed.router.http.post(CHAT[0], json=CHAT[1], headers={"x-request-id": "last-one"})
+    keyed.router.access_line("last-one")
+    for text in (keyed.router.output(), answer.text, keyed.router.http.get("/metrics").text):
+        assert secret not in text
+        assert "pm-a-wrong-key" not in text
