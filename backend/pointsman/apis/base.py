@@ -49,8 +49,7 @@ def decode(fields: Fields, name: str, kind: type[_T]) -> _T:
         return msgspec.json.decode(fields.get(name, b"null"), type=kind)
     except msgspec.ValidationError as error:
         told, _, where = str(error).partition(" - at `$")
-        inner = where.strip("`").lstrip(".")
-        name = f"{name}.{inner}" if inner else name
+        name += where.strip("`")
         raise RouterError(INVALID_PARAMETER, f"`{name}` is of the wrong kind: {told}.", param=name) from None
     except msgspec.DecodeError:
         raise RouterError(INVALID_PARAMETER, f"`{name}` is not readable.", param=name) from None
