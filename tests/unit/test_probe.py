@@ -52,7 +52,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @dataclass
 class SmallEngine:
-    """Answers from a table that a test may change; keeps the heads of all requests."""
+    """Answers from a table that a test may change, with status 0 never; keeps the heads of all requests."""
 
     routes: dict[str, tuple[int, bytes]]
     heads: list[str] = field(default_factory=list)
@@ -63,6 +63,8 @@ class SmallEngine:
         told = re.search(r"content-length: (\d+)", head)
         await reader.readexactly(int(told[1]) if told else 0)
         status, body = self.routes.get(head.split(" ")[1], (404, b'{"detail":"Not Found"}'))
+        if not status:
+            await asyncio.Event().wait()
         length = f"content-length: {len(body)}\r\n"
         writer.write(f"HTTP/1.1 {status} Said\r\nlocation: /elsewhere\r\n{length}\r\n".encode() + body)
 
@@ -148,6 +150,66 @@ async def test_facts_of_a_tgi_engine() -> None:
     assert replica.facts == Facts(("distilgpt2",), "3.3.5", 1024, 128, chat_template=False)
     assert engine.asked() == ["/health", "/info", "/chat_tokenize"]
     assert replica.max_in_flight is None
+
+
+_TEMPLATES = [
+    (Engine.VLLM, VLLM_ROUTES, "/tokenize", 400),
+    (Engine.TGI, TGI_ROUTES, "/chat_tokenize", 422),
+]
+
+
+@pytest.mark.parametrize(("engine", "routes", "path", "none"), _TEMPLATES)
+async def test_the_chat_template_is_asked_for_once_while_up(
+    engine: Engine, routes: dict[str, tuple[int, bytes]], path: str, none: int
+) -> None:
+    """And again once the replica was not up: another model may have started there."""
+    small = SmallEngine({**routes, path: (none, b"{}")})
+    async with served(small) as port:
+        prober, replica = Prober([], QUICK), replica_at(port, engine)
+        for _ in range(3):
+            await prober.probe_once(replica)
+        assert replica.facts.chat_template is False
+        assert small.asked().count(path) == 1
+        small.routes["/health"] = (503, b"")
+        while replica.health.state is State.UP:
+            await prober.probe_once(replica)
+        assert replica.facts.chat_template is False
+        small.routes["/health"], small.routes[path] = (200, b""), (200, b"{}")
+        while replica.health.state is not State.UP:
+            await prober.probe_once(replica)
+        assert replica.facts.chat_template is True
+        asked = small.asked().count(path)
+        await prober.probe_once(replica)
+        assert small.asked().count(path) == asked
+        await prober.stop()
+
+
+@pytest.mark.parametrize("status", [404, 405, 401, 500, 503])
+@pytest.mark.parametrize(("engine", "routes", "path", "none"), _TEMPLATES)
+async def test_an_engine_that_does_not_tell_of_its_template_is_up(
+    engine: Engine, routes: dict[str, tuple[int, bytes]], path: str, none: int, status: int
+) -> None:
+    """It may be too old, or closed there: nothing is known then, and the next check asks again."""
+    small = SmallEngine({**routes, path: (status, b"")})
+    async with served(small) as port:
+        prober, replica = Prober([], QUICK), replica_at(port, engine)
+        for _ in range(2):
+            await prober.probe_once(replica)
+        assert replica.health.state is State.UP
+        assert replica.facts.chat_template is None
+        assert small.asked().count(path) == 2
+        small.routes[path] = (none, b"")
+        await prober.probe_once(replica)
+        assert replica.facts.chat_template is False
+        await prober.stop()
+
+
+async def test_a_question_that_nobody_answers_takes_no_replica_down() -> None:
+    """Health was good a moment before; the check ends in its time."""
+
+    replica = await check(SmallEngine({**VLLM_ROUTES, "/tokenize": (0, b"")}))
+    assert replica.health.state is State.UP
+    assert replica.facts.chat_template is None
 
 
 async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
