@@ -10,7 +10,8 @@ import msgspec
 from fastapi import FastAPI, Response
 
 from pointsman import errors
-from pointsman.control.forms import FORMS, Form
+from pointsman.control.forms import FORMS
+from pointsman.control.forms.schema import Form
 from pointsman.errors import RouterError
 from pointsman.routes import Route, Routes
 
