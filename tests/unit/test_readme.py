@@ -8,6 +8,7 @@ from msgspec import Raw
 
 from pointsman.app import build
 from pointsman.call import Fields
+from pointsman.control.forms import plain
 from pointsman.errors import ALL_KINDS
 from pointsman.metrics import FAMILIES
 from pointsman.policy import POLICIES
@@ -64,6 +65,19 @@ def test_every_surface_is_told() -> None:
     assert [(name, setting) for name, _, setting in told] == [
         (f"`{name}`", f"`SURFACES__{name.upper()}__MODEL`") for name in NAMES
     ]
+
+
+def test_the_parameters_of_a_text_are_told() -> None:
+    """Bounds and default of each stand in the README as `/docs` has them."""
+    taken = dict(plain.PROMPT.takes)
+    del taken["prompt"]
+    for names, values, usual in rows("parameter"):
+        for name in re.findall(r"`(\w+)`", names):
+            schema = taken.pop(name)
+            bounds = [schema[bound] for bound in ("minimum", "maximum") if bound in schema]
+            assert [float(number) for number in re.findall(r"[\d.]+", values)][:2] == bounds
+            assert usual.lower().startswith(str(schema.get("default", 100)).lower())
+    assert taken == {}
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
