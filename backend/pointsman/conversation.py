@@ -76,9 +76,13 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
     """
     run.watch.set(run.deadline, attempt.time_is_up)
     try:
-        outgoing, reader = await _prepare(run, replica, pool, lengths)
+        call, dialect, reply = run.call, DIALECTS[replica.engine], _reply(run)
+        if call.wish is None and dialect.carries(call, replica):
+            outgoing, reader = dialect.encode(call, replica), dialect.reader(call, reply)
+        else:
+            outgoing, reader = await _translated(run, replica, pool, lengths, reply)
         run.exchange.ignored = outgoing.ignored
-        connection = await _connected(run, pool)
+        connection = _idle(run, pool) or await pool.connect(run.timeouts.connect_s)
         try:
             await _talk(run, pool, connection, outgoing, reader)
         finally:
@@ -91,18 +95,21 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         raise AttemptFailed(_end_of(error), str(error)) from None
 
 
-async def _prepare(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> tuple[Outgoing, Reader]:
-    """What to send to this replica, and who reads its answer."""
-    call, exchange = run.call, run.exchange
-    dialect = DIALECTS[replica.engine]
+def _reply(run: Run) -> Reply:
+    exchange = run.exchange
 
     def elapsed() -> float:
         return monotonic() - exchange.started_at
 
-    name = call.model or run.model.id
-    reply = Reply(exchange.request_id, name, run.model.id, int(time()), elapsed)
-    if call.wish is None and dialect.carries(call, replica):
-        return dialect.encode(call, replica), dialect.reader(call, reply)
+    return Reply(exchange.request_id, run.call.model or run.model.id, run.model.id, int(time()), elapsed)
+
+
+async def _translated(
+    run: Run, replica: Replica, pool: Pool, lengths: Lengths, reply: Reply
+) -> tuple[Outgoing, Reader]:
+    """What to send to an engine that speaks another API than the call, and who reads its answer."""
+    call, exchange = run.call, run.exchange
+    dialect = DIALECTS[replica.engine]
     wish = wish_of(call)
 
     async def ask(outgoing: Outgoing) -> bytes | None:
@@ -119,15 +126,14 @@ async def _prepare(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
     return dialect.ask(wish, replica, stream=call.stream), bridge
 
 
-async def _connected(run: Run, pool: Pool) -> Connection:
-    fresh = isinstance(run.step, Again) and run.step.fresh
-    connection = None if fresh else pool.reuse()
-    return connection or await pool.connect(run.timeouts.connect_s)
+def _idle(run: Run, pool: Pool) -> Connection | None:
+    """A connection that waits to be used again, unless a fresh one is wanted."""
+    return None if isinstance(run.step, Again) and run.step.fresh else pool.reuse()
 
 
 async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
     """Ask a replica something by the way; None where it does not answer that well, or at too great length."""
-    connection = await _connected(run, pool)
+    connection = _idle(run, pool) or await pool.connect(run.timeouts.connect_s)
     due = monotonic() + run.timeouts.first_event_s
     if due < run.deadline:
         run.watch.set(due, attempt.first_event_late)
