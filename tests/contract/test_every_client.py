@@ -230,3 +230,13 @@ def test_seeds_000_and_003(place: Place, path: str, body: dict[str, Any], field:
     if path == "/generate" and "model_id" not in body:
         assert said["generated_text"].startswith(PROMPT)
         assert said["metadata"]["tokens_generated"] == end["metadata"]["tokens_generated"] == TOKENS
+
+
+def test_a_long_prompt_counts_up_to_its_512th_token(place: Place) -> None:
+    """By the engine's own tokenizer, and the client is told; it gets the whole of its prompt back."""
+    prompt = " ".join(["רכבת train"] * 700)
+    answer = place.router.http.post("/generate", json={"prompt": prompt, "max_length": 4, "do_sample": False})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-pointsman-ignored"] == "prompt;truncated=512"
+    assert 500 <= int(answer.headers["x-prompt-tokens"]) <= 514  # those around a text are the engine's own
+    assert answer.json()["generated_text"].startswith(prompt)

@@ -174,9 +174,13 @@ def test_texts_pass_byte_for_byte(parrot: Router, body: dict[str, str]) -> None:
     said = "".join(PIECES)
     wanted = said if "model_id" in body else " x " + said
     assert parrot.http.post("/generate", json=body).json()["generated_text"] == wanted
-    text, done = read(parrot.http.post("/generate", json={**body, "stream": True}))
+    streamed = parrot.http.post("/generate", json={**body, "stream": True})
+    text, done = read(streamed)
     assert text == said
     assert done["generated_text"] == wanted
+    assert (
+        streamed.text.splitlines() == streamed.text.split("\n")[:-1]
+    )  # for readers that split at more signs
 
 
 def test_chat_and_completion_are_bare_of_blanks_alone(parrot: Router) -> None:

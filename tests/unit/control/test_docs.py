@@ -55,6 +55,8 @@ def test_examples_fit_their_schemas(path: str) -> None:
     """What is asked and answered is valid, and the last frame of a plain stream is the whole answer."""
     for form in FORMS[path]:
         asked = {"type": "object", "properties": form.takes, "required": list(form.needs)}
+        for schema in (asked, form.gives):
+            jsonschema.Draft202012Validator.check_schema(schema)  # which OpenAPI 3.1 says them in
         jsonschema.validate(form.example, {**asked, "additionalProperties": False})
         if form.answer:
             jsonschema.validate(form.answer, form.gives)
