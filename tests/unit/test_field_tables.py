@@ -35,7 +35,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 TGI_EVENTS = (
     b'{"index":1,"token":{"id":5,"text":" a","logprob":-1,"special":false},"generated_text":null}',
-    b'{"index":2,"token":{"id":6},"generated_text":" ab","details":{"finish_reason":"length"}}',
+    b'{"index":2,"token":{"id":6},"generated_text":" ab","details":{"finish_reason":"length","input_length":3}}',
 )
 CHOICE = (
     b'"text":" ab","delta":{"content":" ab"},"message":{"content":" ab"},"finish_reason":"length",'

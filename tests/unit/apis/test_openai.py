@@ -273,6 +273,7 @@ def test_a_whole_answer() -> None:
         "id": "chatcmpl-req-1",
         "created": 1767000000,
         "model": 'my "model"',
+        "system_fingerprint": "pointsman",
         "choices": [
             {
                 "index": 0,
