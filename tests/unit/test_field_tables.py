@@ -33,9 +33,10 @@ Body = dict[str, Any]
 TURN, OTHER = [{"role": "user", "content": "Hi"}], [{"role": "user", "content": "Other"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+TGI_END = b'{"finish_reason":"length","generated_tokens":2,"input_length":3}'
 TGI_EVENTS = (
     b'{"index":1,"token":{"id":5,"text":" a","logprob":-1,"special":false},"generated_text":null}',
-    b'{"index":2,"token":{"id":6},"generated_text":" ab","details":{"finish_reason":"length","input_length":3}}',
+    b'{"index":2,"token":{"id":6},"generated_text":" ab","details":%b}' % TGI_END,
 )
 CHOICE = (
     b'"text":" ab","delta":{"content":" ab"},"message":{"content":" ab"},"finish_reason":"length",'
