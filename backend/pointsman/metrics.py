@@ -95,6 +95,21 @@ OVERHEAD = Family(
     "Reading the body from the client and connecting to the engine are within it.",
     _OWN_S,
 )
+# By the names that seed 002 gave them.
+HTTP_REQUESTS = Family(
+    "http_requests_total",
+    _C,
+    ("method", "endpoint", "status"),
+    "Exchanges that ended, by route and status; 0: the client was sent none.",
+)
+GENERATED = Family("tokens_generated_total", _C, ("model",), "Tokens of answers, as engines counted them.")
+HTTP_DURATION = Family(
+    "http_request_duration_seconds",
+    _H,
+    ("method", "endpoint"),
+    "From accepting the request to the end of the exchange, by route.",
+    _WHOLE_S,
+)
 IN_FLIGHT = Family(
     "pointsman_in_flight", _G, ("model", "replica"), "Requests sent to a replica and not ended, now."
 )
@@ -110,6 +125,13 @@ LOG_DROPPED = Family(
 BUILD_INFO = Family("pointsman_build_info", _G, ("version", "python"), "Always 1; the labels say what runs.")
 
 FAMILIES: tuple[Family, ...] = tuple(v for v in globals().values() if isinstance(v, Family))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Whether `/metrics` is there."""
+
+    enabled: bool = True
 
 
 class View(Protocol):
@@ -160,10 +182,12 @@ class Metrics:
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self.counts: dict[Family, defaultdict[_Key, float]] = {
-            family: defaultdict(int) for family in (REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES)
+            family: defaultdict(int)
+            for family in (REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED)
         }
         self.histograms: dict[Family, _Histograms] = {
-            family: _Histograms(family.buckets) for family in (TTFT, PER_TOKEN, DURATION, OVERHEAD)
+            family: _Histograms(family.buckets)
+            for family in (TTFT, PER_TOKEN, DURATION, OVERHEAD, HTTP_DURATION)
         }
         # A family's hash is that of all its text: too slow for each exchange.
         self._requests, self._ends = self.counts[REQUESTS], self.counts[ENDS]
@@ -171,6 +195,8 @@ class Metrics:
         self._answer_bytes = self.counts[ANSWER_BYTES]
         self._ttft, self._per_token = self.histograms[TTFT], self.histograms[PER_TOKEN]
         self._duration, self._overhead = self.histograms[DURATION], self.histograms[OVERHEAD]
+        self._http, self._generated = self.counts[HTTP_REQUESTS], self.counts[GENERATED]
+        self._http_duration = self.histograms[HTTP_DURATION]
 
     def observe(self, exchange: Exchange) -> None:
         """Take an exchange that ended; to be called once for each. It is counted together with others."""
@@ -190,7 +216,10 @@ class Metrics:
         status = _CLASSES[exchange.status // 100] if exchange.status < 600 else "none"
         self._requests[model, route, status] += 1
         self._ends[model, exchange.end.label] += 1
-        self._duration[model, route].add(exchange.ended_at - exchange.started_at)
+        spent_s = exchange.ended_at - exchange.started_at
+        self._duration[model, route].add(spent_s)
+        self._http[exchange.method, route, str(exchange.status)] += 1
+        self._http_duration[exchange.method, route].add(spent_s)
         if exchange.answer_bytes:
             self._answer_bytes[model,] += exchange.answer_bytes
         for tried in exchange.attempts:
@@ -206,6 +235,7 @@ class Metrics:
             self._tokens[model, replica, "prompt"] += exchange.prompt_tokens
         if exchange.completion_tokens:
             self._tokens[model, replica, "completion"] += exchange.completion_tokens
+            self._generated[model,] += exchange.completion_tokens
         if exchange.stream and exchange.first_event_at:
             self._ttft[model, replica].add(exchange.first_event_at - exchange.started_at)
             pieces = exchange.completion_tokens or exchange.events

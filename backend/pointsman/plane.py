@@ -32,8 +32,10 @@ from pointsman.errors import (
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder
 from pointsman.guard import Guard, check_call
+from pointsman.pii import PiiMode
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
+from pointsman.screening import screened
 from pointsman.surfaces.base import Surface, read_fields
 from pointsman.watch import Clock, Watch
 
@@ -58,6 +60,7 @@ class PlaneConfig:
 
     max_body_bytes: int = 8 * 1024 * 1024
     abort_streams: bool = False  # end a failed stream by cutting the connection after the error frame
+    pii: PiiMode = PiiMode.OFF
 
 
 def request_id(sent: bytes | None) -> str:
@@ -157,6 +160,8 @@ class Plane:
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
         model, call = self._model(match, surface, call)
         check_call(caller, call, model.id)
+        if self._config.pii is not PiiMode.OFF:
+            call = screened(call, self._config.pii)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)

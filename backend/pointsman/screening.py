@@ -4,6 +4,7 @@ A screened call is always translated, never passed on byte for byte, so what can
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -13,11 +14,21 @@ from pointsman.apis import wish_of
 from pointsman.call import Api, Call, Operation
 from pointsman.errors import INVALID_PARAMETER, PII_FOUND, UNSUPPORTED, RouterError
 from pointsman.generation import Message, Wish
+from pointsman.keys import Key
 from pointsman.pii import PiiMode, find, redact
 
 _TRANSLATED = (Operation.CHAT, Operation.GENERATE, Operation.COMPAT)
 # Their answers hold none of the client's words, or tell places in them; so nothing in them can be replaced.
 _MEASURED = (Operation.EMBEDDING, Operation.TOKENIZE, Operation.CHAT_TOKENIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityConfig:
+    """What seed 002 calls security; names are those of its settings."""
+
+    api_key: Key | None = None  # beside those of the key file
+    max_prompt_chars: int = 4000  # of a prompt, or of a conversation's new turn; on seed 002's routes
+    enable_pii_filter: PiiMode = PiiMode.OFF
 
 
 def screened(call: Call, mode: PiiMode) -> Call:

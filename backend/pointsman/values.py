@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from pointsman.access import parse_networks
 from pointsman.front import ListenAddress, parse_listen
-from pointsman.keys import Need, parse_needs
+from pointsman.keys import Key, Need, own_key, parse_needs
 from pointsman.origin import parse_hosts, parse_origins
+from pointsman.pii import PiiMode
 
 _SHOWN_CHARS = 64  # of a bad value, in a message
 _WORDS = {
@@ -178,6 +179,25 @@ def _read_name(text: str, name: str) -> str:
     return text
 
 
+def _read_pii(text: str, name: str) -> PiiMode:
+    known: dict[str, PiiMode] = {mode.value: mode for mode in PiiMode}
+    switched = _WORDS.get(text.lower())
+    if switched is not None:  # as seed 002 has it: on is to reject
+        return PiiMode.REJECT if switched else PiiMode.OFF
+    if text.lower() not in known:
+        raise SettingsError(f"{name}: {shown(text)} is not one of {', '.join(known)}; write one of them")
+    return known[text.lower()]
+
+
+def _read_own_key(text: str, name: str) -> Key:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise SettingsError(f"{name} has spaces or signs outside ASCII; write the key alone")
+    try:
+        return own_key(text)
+    except ValueError as error:
+        raise SettingsError(f"{name} {error}") from None
+
+
 NETWORKS = Kind("networks and addresses, comma-separated", _parsed(parse_networks), _many, many=True)
 ORIGINS = Kind("origins, comma-separated, or *", _parsed(parse_origins), _many, many=True)
 HOSTS = Kind("host names, comma-separated", _parsed(parse_hosts), _many, many=True)
@@ -201,5 +221,7 @@ FILE = Kind("path of a file", _read_file)
 PATH = Kind("path", lambda text, name: Path(text))
 NEEDS = Kind("METHOD /route=always, if_any or never; comma-separated", _read_needs, _show_needs, many=True)
 HOST = Kind("address or host name", _read_host)
+PII = Kind("off | reject | redact", _read_pii)
+OWN_KEY = Kind("text of 16 characters or more", _read_own_key, lambda key: f"(not shown, {key.name})")
 NAME = Kind("name", _read_name)
 SWITCH = switch()

@@ -228,11 +228,12 @@ def test_a_model_without_replicas_has_its_name() -> None:
 
 
 def test_every_family_is_on_the_page_and_no_other() -> None:
-    """`FAMILIES` and the page hold the same names, kinds and help texts; all begin with pointsman_."""
+    """`FAMILIES` and the page hold the same names, kinds and help texts."""
     metrics = Metrics(pools(), (CHAT,))
     metrics.observe(streamed())
     page = metrics.render(log_dropped=3).decode()
-    shown = {f.name: f for f in text_string_to_metric_families(page) if f.name.startswith("pointsman_")}
+    others = ("process_", "python_")
+    shown = {f.name: f for f in text_string_to_metric_families(page) if not f.name.startswith(others)}
     for family in FAMILIES:
         parsed = shown.pop(family.name.removesuffix("_total") if family.kind is Kind.COUNTER else family.name)
         assert (parsed.type, parsed.documentation) == (family.kind.value, family.help)
@@ -241,6 +242,20 @@ def test_every_family_is_on_the_page_and_no_other() -> None:
     assert shown == {}
     assert value(read(page.encode()), "pointsman_log_dropped_total") == 3
     assert "process_cpu_seconds_total" in page
+
+
+def test_seed_002s_names_are_there_beside_ours() -> None:
+    """By method, route template and status, with true token counts; an unknown route is `other`."""
+    metrics = Metrics(pools(), (CHAT,))
+    for exchange in (streamed(), streamed(), streamed(status=401, completion_tokens=0), streamed(route="/x")):
+        metrics.observe(exchange)
+    page = read(metrics.render())
+    assert value(page, "http_requests_total", method="POST", endpoint=CHAT, status="200") == 2
+    assert value(page, "http_requests_total", method="POST", endpoint=CHAT, status="401") == 1
+    assert value(page, "http_requests_total", method="POST", endpoint="other", status="200") == 1
+    assert value(page, "tokens_generated_total", model="gemma") == 150
+    assert value(page, "http_request_duration_seconds_count", method="POST", endpoint=CHAT) == 3
+    assert value(page, "http_request_duration_seconds_bucket", method="POST", endpoint=CHAT, le="60.0") == 3
 
 
 def test_labels_are_escaped() -> None:

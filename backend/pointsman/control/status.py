@@ -41,8 +41,11 @@ _HEALTH = {
 }
 
 
-def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[], bytes]) -> APIRouter:
-    """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little."""
+def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[], bytes] | None) -> APIRouter:
+    """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little.
+
+    Without `render_metrics` there is no `/metrics`.
+    """
     routes = APIRouter(tags=["status"])
 
     @routes.get(
@@ -77,11 +80,15 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
             raise RouterError(NO_REPLICA, known)
         return card(model)
 
+    if render_metrics is not None:
+        _add_metrics(routes, render_metrics)
+    return routes
+
+
+def _add_metrics(routes: APIRouter, render: Callable[[], bytes]) -> None:
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
-        return Response(render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return routes
+        return Response(render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _example(body: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import ErrorKind, Owner, RouterError
 from pointsman.generation import Message, Said, Shape, Wish
 from pointsman.keys import Need
+from pointsman.screening import SecurityConfig
 from pointsman.sse import frame
 from pointsman.surfaces.base import error_object, flag, invalid, model_name, number, text
 
-_TOKENS_MAX = 2048
-_TOP_K_MAX = 2**31 - 1
+TOKENS_MAX = 2048
+TOP_K_MAX = 2**31 - 1
 _SESSION_MAX = 1024  # characters of a session's name
 _ROLES = ("system", "user", "assistant")
 _OF_BOTH: Table = {
@@ -50,13 +51,12 @@ _BARE = (errors.MODEL_NOT_FOUND, errors.ROUTE_NOT_FOUND, errors.METHOD_NOT_ALLOW
 
 @dataclass(frozen=True, slots=True)
 class LlmServiceConfig:
-    """What a call that says nothing gets, and the longest turn."""
+    """What a call that says nothing gets."""
 
     max_tokens: int = 512
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 50
-    max_prompt_chars: int = 4000  # of the prompt, or of a conversation's new turn
 
 
 class _Turn(msgspec.Struct):
@@ -65,15 +65,26 @@ class _Turn(msgspec.Struct):
 
 
 class LlmService:
-    """One route of it; `path` is what its errors call it, never with a query."""
+    """One route of it.
+
+    Args:
+        path: what its errors call it, never with a query.
+        max_chars: of the prompt, or of a conversation's new turn.
+    """
 
     name = "llm_service"
     prefers_chat = True
     need = Need.ALWAYS
 
-    def __init__(self, path: str = "/v1/chat", config: LlmServiceConfig | None = None) -> None:
+    def __init__(
+        self,
+        path: str = "/v1/chat",
+        config: LlmServiceConfig | None = None,
+        max_chars: int = SecurityConfig().max_prompt_chars,
+    ) -> None:
         self._path = path
         self._config = config or LlmServiceConfig()
+        self._max_chars = max_chars
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         if operation is Operation.CHAT:
@@ -115,20 +126,19 @@ class LlmService:
         return Wish(
             prompt=prompt,
             messages=messages,
-            max_new=int(number(fields, "max_tokens", 1, _TOKENS_MAX, usual.max_tokens, whole=True)),
+            max_new=int(number(fields, "max_tokens", 1, TOKENS_MAX, usual.max_tokens, whole=True)),
             length_name="max_tokens",
             sampling=temperature > 0 and top_p > 0,
             temperature=temperature or None,
             top_p=top_p if 0 < top_p < 1 else None,
-            top_k=int(number(fields, "top_k", 1, _TOP_K_MAX, usual.top_k, whole=True)),
+            top_k=int(number(fields, "top_k", 1, TOP_K_MAX, usual.top_k, whole=True)),
             clamps=True,
             ignored=sort_out(fields, table),
         )
 
     def _check_length(self, turn: str) -> None:
-        most = self._config.max_prompt_chars
-        if len(turn) > most:
-            sentence = f"Prompt must be at most {most} characters"
+        if len(turn) > self._max_chars:
+            sentence = f"Prompt must be at most {self._max_chars} characters"
             raise RouterError(errors.PROMPT_TOO_LONG, sentence, more={"current_length": len(turn)})
 
     def _told(self, error: RouterError) -> dict[str, object]:
