@@ -93,6 +93,8 @@ class Answer:
         self.exchange = exchange
         self._wire = wire
         self._headers = headers  # CORS
+        self._lines = b""  # headers of the call's own
+        self._otherwise: bytes | None = None
         self._streaming = False
         self._opener: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -101,6 +103,7 @@ class Answer:
     def expect(self, surface: Surface, call: Call, open_after_s: float) -> None:
         """Say what is to be answered; a silent stream is opened after `open_after_s` (0: never)."""
         self.shape = surface
+        self._lines, self._otherwise = call.lines, call.otherwise
         if call.stream and open_after_s > 0:
             self._timer = self._wire.loop.call_later(open_after_s, self._start_opener, open_after_s)
 
@@ -145,6 +148,9 @@ class Answer:
         self.exchange.error_code = error.kind.code
         if self.opened:
             await self._end_frame(error)
+            return
+        if self._otherwise is not None and error.status >= 500:
+            await self.whole(self._otherwise, b"")
             return
         status, body = self.shape.error(error, self.exchange.request_id)
         lines = _JSON
@@ -210,7 +216,9 @@ class Answer:
             own += f"x-pointsman-replica: {exchange.replica_id}\r\nx-pointsman-attempts: {tries}\r\n"
         if exchange.ignored:
             own += f"x-pointsman-ignored: {', '.join(exchange.ignored)}\r\n"
-        lines += own.encode("ascii")
+        if exchange.trimmed:
+            own += f"x-pointsman-trimmed: {exchange.trimmed}\r\n"
+        lines += own.encode("ascii") + self._lines
         for name, value in self._headers:
             lines += name + b": " + value + b"\r\n"
         self._wire.begin(status, lines, length, close=close)

@@ -36,7 +36,8 @@ class Call(msgspec.Struct, frozen=True):
 
     `body` is what the client sent, byte for byte, and `fields` its top level. `wish` and `shape` are there
     in calls of `Api.PLAIN` only. `steers` names a field that steers the engine, which only trusted callers
-    may send.
+    may send. `lines` are headers of the answer, each ended by CR LF. `otherwise` is the answer where no
+    engine gives a good one; None: that is an error.
     """
 
     api: Api
@@ -48,6 +49,8 @@ class Call(msgspec.Struct, frozen=True):
     wish: Wish | None = None
     shape: Shape | None = None
     steers: str | None = None
+    lines: bytes = b""
+    otherwise: bytes | None = None
     session: str | None = None  # whose history comes before the messages, and is to hold them
 
 

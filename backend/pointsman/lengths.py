@@ -1,4 +1,4 @@
-"""Whether a text or a conversation fits into a replica's context with what is to follow, and what is done else.
+"""Whether a text or a conversation fits into a replica's context with what is to follow, and what to do else.
 
 No text has more tokens than UTF-8 bytes: both engines' tokenizers fall back to single bytes at worst. So most
 texts are not counted; the others are counted by the replica's own tokenizer, and the count is kept by hash.

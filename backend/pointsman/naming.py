@@ -17,6 +17,7 @@ _ENDPOINT = re.compile(r"(TGI|VLLM)_(.+)_ENDPOINT")
 _KEY = re.compile(r"(TGI|VLLM)_(.+)_KEY")
 _ENGINES_OWN_KEYS = ("TGI_API_KEY", "VLLM_API_KEY")
 _URL = re.compile(r"(TGI|VLLM)_(.+)_URLS?")
+_PLG_BASE, _PLG_PORT = "http://localhost", "8060"
 _SLIPS = 2  # letters wrong, missing, too many or swapped in a word that was to be ENDPOINT
 
 
@@ -60,6 +61,9 @@ def named_pools(environment: Environment) -> dict[str, NamedPool]:
         SettingsError: a bad URL or key, a key without endpoint, or what looks like a misspelt endpoint.
     """
     pools: dict[str, NamedPool] = {}
+    plg = _plg_pool(environment)
+    if plg is not None:
+        pools[plg.id] = plg
     for name in environment.names():
         given = environment.get(name)
         if given is None:
@@ -81,6 +85,23 @@ def named_pools(environment: Environment) -> dict[str, NamedPool]:
             )
         pools[pool.id] = pool
     return pools
+
+
+def _plg_pool(environment: Environment) -> NamedPool | None:
+    """The one vLLM of a configuration for seed 004 (`contracts/seeds.md` 5.6); None: it names none."""
+    base, port = environment.get("LLM_API_BASE_URL"), environment.get("LLM_API_VLLM_PORT")
+    if base is None and port is None:
+        return None
+    called = " and ".join([given.called for given in (base, port) if given is not None])
+    url = f"{base.text.rstrip('/') if base else _PLG_BASE}:{port.text if port else _PLG_PORT}"
+    replicas = (ReplicaConfig(endpoint=read_endpoint(url, called), engine=Engine.VLLM),)
+    served = environment.get("LLM_API_MODEL_NAME") or environment.get("LLM_API_LLM_MODEL_NAME")
+    hub = served.text if served else KNOWN_NAMES["GEMMA3"].hf_name
+    known = next((known for known in KNOWN_NAMES.values() if hub in (known.id, known.hf_name)), None)
+    if known is not None:
+        return NamedPool(known.id, known.name, known.hf_name, replicas, called)
+    model_id = re.sub("[^a-z0-9._-]+", "-", hub.lower().rpartition("/")[2]).strip("-") or "plg"
+    return NamedPool(model_id, model_id, hub, replicas, called)
 
 
 def unread_urls(environment: Environment) -> list[str]:

@@ -21,6 +21,7 @@ EXPOSED_HEADERS = (
     "X-Pointsman-Replica",
     "X-Pointsman-Attempts",
     "X-Pointsman-Ignored",
+    "X-Pointsman-Trimmed",
     "X-Pointsman-Explain",
 )
 ALLOWED_METHODS = ("GET", "POST", "DELETE", "PUT", "OPTIONS")

@@ -14,7 +14,7 @@ from pointsman import attempt
 from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Operation
-from pointsman.engines.gauges import Load
+from pointsman.gauges import Load
 from pointsman.generation import Delta, Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 

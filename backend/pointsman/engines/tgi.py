@@ -9,10 +9,10 @@ from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Operation
 from pointsman.engines import chat, tgi_fields, tgi_text
 from pointsman.engines.base import Outgoing, Reader, Seen, Source, Tokenized, join, judge_error
-from pointsman.engines.gauges import Load, count
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, decode_object, given
 from pointsman.engines.tgi_openai import MendingReader
+from pointsman.gauges import Load, count
 from pointsman.generation import Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 from pointsman.sse import frame

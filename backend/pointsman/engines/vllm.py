@@ -6,9 +6,9 @@ from pointsman.apis.base import Reply
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines import chat, vllm_text, vllm_tokens
 from pointsman.engines.base import Outgoing, Reader, Source, Tokenized, join
-from pointsman.engines.gauges import Load, count
 from pointsman.engines.openai import ROUTES, OpenAIReader
 from pointsman.engines.response_format import for_vllm
+from pointsman.gauges import Load, count
 from pointsman.generation import Message, Wish
 from pointsman.replica import Engine, Facts, Replica
 

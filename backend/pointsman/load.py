@@ -1,0 +1,95 @@
+"""Asks engines how busy they are, when somebody wants to know. On connections of its own, with its own time.
+
+Answers are kept for a moment, so that nobody can make us ask more often.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+
+import httpx
+
+from pointsman.engines import DIALECTS
+from pointsman.gauges import Load
+from pointsman.replica import Replica
+
+TIMEOUT_S = 1.0
+_FRESH_S = 0.5
+_PAGE_MAX_BYTES = 4 << 20
+
+
+class LoadReader:
+    """Reads metrics pages.
+
+    Args:
+        tls: how to verify what is reached by https; called before the first page is asked for.
+    """
+
+    def __init__(
+        self, tls: Callable[[], ssl.SSLContext | None], clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._tls = tls
+        self._clock = clock
+        self._verify: ssl.SSLContext | None = None
+        self._pages: dict[str, tuple[float, bytes | None]] = {}  # bounded: only addresses of the settings
+        self._asking: dict[str, asyncio.Task[bytes | None]] = {}
+
+    async def read(self, replicas: Iterable[Replica]) -> Load:
+        """The load of all these together, as far as they tell it."""
+        asked = list(replicas)
+        pages = await asyncio.gather(*[self._page_of(replica) for replica in asked])
+        loads = [
+            DIALECTS[replica.engine].read_load(page)
+            for replica, page in zip(asked, pages, strict=True)
+            if page is not None
+        ]
+        return Load(_sum([load.running for load in loads]), _sum([load.waiting for load in loads]))
+
+    async def page(self, url: str, headers: Mapping[str, str] | None = None) -> bytes | None:
+        """A page of metrics; None where it cannot be had in time."""
+        at, page = self._pages.get(url, (-_FRESH_S, None))
+        if self._clock() - at < _FRESH_S:
+            return page
+        task = self._asking.get(url)
+        if task is None or task.done():
+            task = self._asking[url] = asyncio.create_task(
+                self._ask(url, headers or {}), name=f"load of {url}"
+            )
+        return await asyncio.shield(task)  # others may wait for it too
+
+    async def _page_of(self, replica: Replica) -> bytes | None:
+        headers = {"authorization": f"Bearer {replica.key}"} if replica.key else {}
+        return await self.page(replica.endpoint.url + DIALECTS[replica.engine].load_path, headers)
+
+    async def _ask(self, url: str, headers: Mapping[str, str]) -> bytes | None:
+        page = None
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._client() as client:
+                page = await _fetch(client, url, headers)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # TimeoutError is an OSError
+            pass
+        self._pages[url] = (self._clock(), page)
+        return page
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._verify is None:
+            self._verify = self._tls() or ssl.create_default_context()
+        limits = httpx.Limits(max_keepalive_connections=0)
+        return httpx.AsyncClient(verify=self._verify, trust_env=False, timeout=TIMEOUT_S, limits=limits)
+
+
+async def _fetch(client: httpx.AsyncClient, url: str, headers: Mapping[str, str]) -> bytes | None:
+    told = {"user-agent": "pointsman", "accept-encoding": "identity", **headers}
+    async with client.stream("GET", url, headers=told) as answer:
+        page = bytearray()
+        async for piece in answer.aiter_raw():
+            page += piece
+            if len(page) > _PAGE_MAX_BYTES:
+                return None
+        return bytes(page) if answer.status_code == 200 else None
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
