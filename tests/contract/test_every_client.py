@@ -200,6 +200,32 @@ def test_text_generation(place: Place, ask: Ask) -> None:
         assert wrong.raised == "ValidationError"
 
 
+def test_older_hub(place: Place, ask: Ask) -> None:
+    """`huggingface_hub` before 1.0 reads the same: texts, details, chats, and streams of each."""
+    text: dict[str, Any] = {
+        "prompt": PROMPT,
+        "max_new_tokens": TOKENS,
+        "do_sample": False,
+        "return_full_text": False,
+    }
+    chat: dict[str, Any] = {"messages": CHAT, "max_tokens": TOKENS, "temperature": 0.0}
+    names = [("text_generation", text), ("text_generation", {**text, "details": True})]
+    calls = [
+        call(name, "InferenceClient", **asked, stream=stream)
+        for name, asked in (*names, ("chat_completion", chat))
+        for stream in (False, True)
+    ]
+    outcomes = ask(place.base, *calls)
+    assert [outcome.raised for outcome in outcomes] == [""] * 6
+    plain, pieces, full, frames, talk, chunks = [outcome.pieces for outcome in outcomes]
+    said = plain[0]["text"]
+    assert "".join(piece["text"] for piece in pieces) == said
+    assert (full[0]["generated_text"], full[0]["details"]["generated_tokens"]) == (said, TOKENS)
+    assert (frames[-1]["generated_text"], len(frames)) == (said, TOKENS)
+    answer = talk[0]["choices"][0]["message"]["content"]
+    assert "".join(chunk["choices"][0]["delta"]["content"] or "" for chunk in chunks) == answer
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
