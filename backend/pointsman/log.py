@@ -94,6 +94,7 @@ class _Line(msgspec.Struct, gc=False):
     method: str
     route: str
     status: int
+    status_code: int  # the same, and `latency_ms` below, by seed 002's names
     model: str
     replica: str
     attempts: int
@@ -102,6 +103,7 @@ class _Line(msgspec.Struct, gc=False):
     stream: bool
     ttft_ms: float | None  # to the first event with content; None: it never came
     duration_ms: float
+    latency_ms: float
     prompt_tokens: int
     completion_tokens: int
     bytes: int
@@ -182,6 +184,7 @@ class AccessLog:
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         started, first = exchange.started_at, exchange.first_event_at
+        spent_ms = _ms(exchange.ended_at - started)
         return _Line(
             self._stamp + _MILLIS[int((now - second) * 1000)],
             _NAMES[_level_of(exchange)],
@@ -192,6 +195,7 @@ class AccessLog:
             exchange.method,
             exchange.route,
             exchange.status,
+            exchange.status,
             exchange.model_id,
             exchange.replica_id,
             len(exchange.attempts),
@@ -199,7 +203,8 @@ class AccessLog:
             exchange.error_code,
             exchange.stream,
             _ms(first - started) if first else None,
-            _ms(exchange.ended_at - started),
+            spent_ms,
+            spent_ms,
             exchange.prompt_tokens,
             exchange.completion_tokens,
             exchange.answer_bytes,

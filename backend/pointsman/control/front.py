@@ -15,6 +15,7 @@ from pointsman.plane import request_id
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape
 from pointsman.surfaces.distilgpt2 import DistilGpt2
+from pointsman.surfaces.llm_service import LlmService
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
@@ -28,10 +29,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/health", "/live", "/ready"})  # for load balancers; they tell strangers little
 _OPENAI = OpenAI()
 _PLAIN = Undecided(Tgi(), BackendApi(), DistilGpt2())
+_SEED_002 = {path: LlmService(path) for path in ("/v1/generate", "/v1/chat", "/status", "/cache")}
 
 
 def shape_of(path: str) -> ErrorShape:
     """The error shape that callers of a path expect."""
+    if path in _SEED_002:
+        return _SEED_002[path]
     return _OPENAI if path.startswith("/v1/") or "/v1/" in path else _PLAIN
 
 
