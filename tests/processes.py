@@ -77,6 +77,10 @@ class Process:
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
     def output(self) -> str:
         """All the process printed so far."""
         return b"".join(self._output).decode("utf-8", "replace")

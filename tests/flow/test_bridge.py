@@ -1,13 +1,17 @@
 """Every API on every engine, through real processes and sockets: TGI, vLLM, and vLLM with a base model."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
-from processes import Emulator, Router
+from processes import Emulator, Router, wait_for
 from wire import Incoming, call, data_of, post, request
 
 TURNS = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hello."}]
@@ -43,7 +47,7 @@ class Api:
     def __str__(self) -> str:
         return self.name
 
-    def request(self, model: str, text: str, tokens: int, *, stream: bool, **more: Any) -> bytes:
+    def request(self, model: str, text: str, tokens: int, /, *, stream: bool, **more: Any) -> bytes:
         body = self.body(text, tokens)
         if stream and not self.streams_by:
             body["stream"] = True
@@ -284,7 +288,8 @@ def test_each_api_on_each_engine(bridged: Router, api: Api, model: str) -> None:
         assert told.finish in ("length", None)
         assert told.completion_tokens in (TOKENS, None)
     if whole.prompt_tokens is not None:
-        assert whole.prompt_tokens == streamed.prompt_tokens > 0
+        assert whole.prompt_tokens == streamed.prompt_tokens
+        assert whole.prompt_tokens > 0
 
 
 @pytest.mark.parametrize("api", [api for api in APIS if "chat" not in api.name], ids=str)
@@ -390,3 +395,113 @@ def test_seed_000_counts_a_prompt_up_to_its_512th_token(
         sent = [json.loads(entry["body"]) for entry in engines[model].sent()]
         texts = [body.get("inputs", body.get("prompt")) for body in sent]
         assert [text.count(" time") for text in texts] == [700, kept, kept]
+
+
+CUTS = [("split_every", 11), ("coalesce", 5), ("empty_tokens", 3), ("crlf", None), ("no_space", None)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("fault", "arg"), CUTS)
+def test_however_an_engine_cuts_its_stream(
+    bridged: Router, engines: dict[str, Emulator], model: str, fault: str, arg: int | None
+) -> None:
+    """Hebrew letters in parts, several tokens at once, tokens without text: each API says the same text."""
+
+    def said(api: Api) -> str:
+        return ask(bridged, api, model, "[emulated] ", stream=True).text
+
+    with ThreadPoolExecutor(len(APIS)) as pool:
+        expected = list(pool.map(said, APIS))
+        assert any("\u05d0" <= letter <= "\u05ea" for letter in "".join(expected))
+        engines[model].arm(fault, arg)
+        try:
+            told = list(pool.map(said, APIS))
+        finally:
+            engines[model].disarm()
+    for api, text, got in zip(APIS, expected, told, strict=True):
+        if fault == "empty_tokens":  # which count as tokens
+            assert text.startswith(got.rstrip("\ufffd")), api.name
+            assert got, api.name
+        else:
+            assert got == text, api.name
+
+
+def test_replicas_that_call_their_model_otherwise(engines: dict[str, Emulator]) -> None:
+    """Each gets the name that it knows, whichever name the client uses, on every API."""
+    with (
+        Emulator("vllm", "--served-model-name", "one") as one,
+        Emulator("vllm", "--served-model-name", "two", "also", "--no-chat-template") as two,
+        Router(VLLM_GEMMA3_ENDPOINT=f"{one.url},{two.url}", HEALTH__INTERVAL_CHANGING_S="0.05") as router,
+    ):
+        router.wait_until_up("gemma-3-12b")
+        told = ("one", "also", "gemma-3-12b", "gaunernst/gemma-3-12b-it-qat-autoawq")
+        wait_for(lambda: call(router.port, request("GET", "/v1/models/also")).status == 200, "both are up")
+        for api in (api for api in APIS if api.name != "000 generate"):  # `model` makes it 003's
+            for stream in (True, False):
+                for name in told:
+                    data = api.request("gemma-3-12b", "Once", 2, stream=stream, model=name)
+                    api.read(call(router.port, data), stream=stream)
+        for engine, names in ((one, {"one"}), (two, {"two", "also"})):
+            bodies = [json.loads(entry["body"]) for entry in engine.sent()]
+            assert len(bodies) > 10
+            assert {body["model"] for body in bodies if "model" in body} <= names
+
+
+@pytest.mark.parametrize("api", [TGI_GENERATE, CHAT, BY_NAME["000 generate"]], ids=str)
+def test_a_model_moves_from_tgi_to_vllm_under_load(tmp_path: Path, api: Api) -> None:
+    """Both are in the pool; vLLM starts, TGI ends as it should while requests run, and none of them fails."""
+    pace = ("--tokens-per-s", "400")
+    with Emulator("vllm", "--no-chat-template", *pace) as free:
+        port = free.port
+    with Emulator("tgi", *pace) as tgi:
+        config = tmp_path / "config.yml"
+        config.write_text(
+            "models:\n- id: moving\n  replicas:\n"
+            f"  - {{url: '{tgi.url}', engine: tgi}}\n  - {{url: 'http://127.0.0.1:{port}', engine: vllm}}\n"
+        )
+        quick = {"HEALTH__INTERVAL_S": "0.2", "HEALTH__INTERVAL_CHANGING_S": "0.05"}
+        with Router(CONFIG_FILE=str(config), **quick) as router:
+            router.wait_until_up("moving")
+            load = Load(router, api)
+            try:
+                load.until(20)
+                with Emulator("vllm", "--port", str(port), "--no-chat-template", *pace) as vllm:
+                    wait_for(lambda: vllm.stats()["started"] > 5, "vLLM serves")
+                    tgi.send_signal(signal.SIGTERM)
+                    load.until(len(load.told) + 10)
+                    wait_for(lambda: not tgi.runs, "TGI has ended")
+                    load.until(len(load.told) + 20)
+                    load.stop()
+            finally:
+                load.stop()
+            assert load.failed == []
+            assert len({told.text for told in load.told}) <= 2  # the engines count tokens differently
+
+
+class Load:
+    """Clients that ask without a pause, half of them for streams."""
+
+    def __init__(self, router: Router, api: Api) -> None:
+        self.told: list[Told] = []
+        self.failed: list[str] = []
+        self._router, self._api = router, api
+        self._over = Event()
+        self._threads = [Thread(target=self._ask, args=(number % 2 == 0,)) for number in range(6)]
+        for thread in self._threads:
+            thread.start()
+
+    def until(self, count: int) -> None:
+        wait_for(lambda: len(self.told) >= count or bool(self.failed), f"{count} answers")
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self, stream: bool) -> None:
+        while not self._over.is_set() and not self.failed:
+            answer = call(self._router.port, self._api.request("moving", "Once", 30, stream=stream))
+            try:
+                self.told.append(self._api.read(answer, stream=stream))
+            except AssertionError as error:
+                self.failed.append(f"{answer.status} {answer.body[-300:]!r} {error}")

@@ -1,13 +1,22 @@
 """One engine's answer in another API's words: what is said when, and how it ends."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from pointsman import attempt
+from pointsman import attempt, sse
+from pointsman.apis import tgi
+from pointsman.apis.base import Reply, Writer
+from pointsman.apis.openai import ChatWriter
+from pointsman.apis.plain import PlainWriter
 from pointsman.attempt import AttemptFailed
 from pointsman.bridge import Bridge
-from pointsman.engines.base import Seen
+from pointsman.call import Api, Call, Operation
+from pointsman.engines.base import Seen, Source
+from pointsman.engines.chat import ChatSource
+from pointsman.engines.tgi_text import GenerateSource
+from pointsman.engines.vllm_text import CompletionSource
 from pointsman.generation import Delta, Finish, Tokens, Wish
 
 
@@ -136,3 +145,60 @@ def test_a_failure_is_the_sources_to_tell() -> None:
     with pytest.raises(AttemptFailed) as caught:
         Bridge(Failing(), Plain(), Wish(prompt="Hi")).look(b"0")
     assert caught.value.end is attempt.ENGINE_ERROR
+
+
+def frames(*payloads: dict[str, object]) -> bytes:
+    """Events as engines write them, Hebrew unescaped."""
+    return b"".join(b"data: %b\n\n" % json.dumps(one, ensure_ascii=False).encode() for one in payloads)
+
+
+_WISH = Wish(prompt="Hi", tells_tokens=True)
+_TGI = frames(
+    {"index": 1, "token": {"id": 1, "text": "של", "special": False}},
+    {"index": 2, "token": {"id": 2, "text": "", "special": False}},
+    {"index": 3, "token": {"id": 3, "text": "ו🚂", "special": False}, "generated_text": "שלו🚂"},
+)
+_VLLM = frames(
+    {
+        "choices": [
+            {"text": "של", "delta": {"content": "של"}, "token_ids": [1], "logprobs": {"tokens": ["של"]}}
+        ]
+    },
+    {"choices": [{"text": "ו🚂", "delta": {"content": "ו🚂"}, "token_ids": [2, 3], "finish_reason": "stop"}]},
+)
+_DONE = b"data: [DONE]\n\n"
+_SOURCES: dict[str, tuple[Callable[[], Source], bytes]] = {
+    "tgi": (lambda: GenerateSource(_WISH), _TGI),
+    "vllm": (lambda: CompletionSource(_WISH), _VLLM + _DONE),
+    "chat": (ChatSource, _VLLM + _DONE),
+}
+_REPLY = Reply("id", "m", "m", 0, lambda: 0.0)
+_CALL = Call(Api.OPENAI, Operation.CHAT, "m", stream=True)
+_WRITERS: dict[str, Callable[[], Writer]] = {
+    "tgi": lambda: tgi.Writer(tgi.Form(details=True)),
+    "openai": lambda: ChatWriter(_CALL, _REPLY),
+    "plain": lambda: PlainWriter(lambda said: {"text": said.text}, _REPLY),
+}
+
+
+def through(source: str, writer: str, parts: list[bytes]) -> bytes:
+    bridge = Bridge(_SOURCES[source][0](), _WRITERS[writer](), _WISH)
+    splitter, said = sse.Splitter(), b""
+    for part in parts:
+        for event in sse.events(splitter.feed(part)):
+            bridge.look(sse.data(event))
+            said += bridge.mend(b"")
+    return said
+
+
+@pytest.mark.parametrize("writer", _WRITERS)
+@pytest.mark.parametrize("source", _SOURCES)
+def test_a_stream_may_be_cut_at_every_byte(source: str, writer: str) -> None:
+    """In the middle of a Hebrew letter too: the same events come out, whole, with the same text."""
+    data = _SOURCES[source][1]
+    expected = through(source, writer, [data])
+    assert "של".encode() in expected
+    assert "ו🚂".encode() in expected
+    for cut in range(1, len(data)):
+        assert through(source, writer, [data[:cut], data[cut:]]) == expected, cut
+    assert through(source, writer, [data[at : at + 1] for at in range(len(data))]) == expected
