@@ -21,7 +21,20 @@ EMULATOR = ROOT / "backend" / "emulator"
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log"), 5),
-    **dict.fromkeys(("config_file", "key_command", "knobs", "model_list", "naming", "sources", "values"), 5),
+    **dict.fromkeys(
+        (
+            "config_file",
+            "key_command",
+            "knob",
+            "knobs",
+            "model_list",
+            "naming",
+            "sources",
+            "surface_knobs",
+            "values",
+        ),
+        5,
+    ),
     **dict.fromkeys(
         (
             "answer",
@@ -34,6 +47,7 @@ FLOORS = {
             "protocol",
             "routes",
             "server",
+            "services",
             "sockets",
             "surfaces",
             "upgrade",
@@ -42,22 +56,30 @@ FLOORS = {
         4,
     ),
     **dict.fromkeys(
-        ("connection", "conversation", "forward", "lengths", "probe", "relay", "stall", "upstream", "watch"),
+        (
+            *("connection", "conversation", "forward", "lengths", "load"),
+            *("probe", "relay", "stall", "upstream", "watch"),
+        ),
         3,
     ),
-    **dict.fromkeys(("keyring", "metrics", "registry"), 2),
+    **dict.fromkeys(("availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
+    **dict.fromkeys(("cache", "history", "single_flight", "store"), 2),
     **dict.fromkeys(
         (
             "access",
             "apis",
             "bridge",
             "engines",
+            "gauges",
+            "gcra",
             "health",
             "keys",
+            "language",
             "origin",
             "pii",
             "policy",
             "retry",
+            "screening",
             "signature",
             "sse",
             "stops",
@@ -79,6 +101,9 @@ IO_CALLS = {"open", "print", "input", "Random"}
 PURE_NAMES = {("random", "Random")}  # a type; the dice themselves are handed in
 
 VAGUE = {"utils", "util", "helpers", "helper", "common", "core", "manager", "service", "handler", "misc"}
+NAMED_BY_OTHERS = {
+    **dict.fromkeys(("surfaces/llm_service.py", "control/forms/llm_service.py"), "seed 002's own name"),
+}
 ENGINES = {"TGI", "VLLM"}
 NEUTRAL = {"engines.base"}  # what all dialects have in common
 # Who may say an engine's name: the dialects, the APIs named after an engine, and what reads settings.
@@ -253,8 +278,8 @@ def function_lines(node: Function) -> int:
 
 def test_no_module_is_named_for_nothing() -> None:
     """A module is named after its noun; a drawer for anything is none."""
-    vague = [module.label for module in BOTH if VAGUE & set(re.split(r"[._]", module.name.lower()))]
-    assert vague == []
+    vague = {module.label for module in BOTH if VAGUE & set(re.split(r"[._]", module.name.lower()))}
+    assert vague == set(NAMED_BY_OTHERS)
 
 
 def test_nothing_is_caught_broadly() -> None:

@@ -150,7 +150,8 @@ class Answer:
             await self._end_frame(error)
             return
         if self._otherwise is not None and error.status >= 500:
-            await self.whole(self._otherwise, b"")
+            self._begin(200, _JSON, len(self._otherwise), close=close, asks=False)
+            await self.write(self._otherwise, last=True)
             return
         status, body = self.shape.error(error, self.exchange.request_id)
         lines = _JSON
@@ -204,7 +205,10 @@ class Answer:
                 await self.write(sse.comment("waiting for the engine"))
             await asyncio.sleep(every_s)
 
-    def _begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
+    def _begin(
+        self, status: int, lines: bytes, length: int | None, *, close: bool = False, asks: bool = True
+    ) -> None:
+        """Send the head; `asks`: an attempt is still under way."""
         exchange = self.exchange
         exchange.status = status
         elapsed_s = monotonic() - exchange.started_at
@@ -212,7 +216,7 @@ class Answer:
         if exchange.model_id:
             own += f"x-pointsman-model: {exchange.model_id}\r\n"
         if exchange.replica_id:
-            tries = len(exchange.attempts) + (status == 200)
+            tries = len(exchange.attempts) + (status == 200 and asks)
             own += f"x-pointsman-replica: {exchange.replica_id}\r\nx-pointsman-attempts: {tries}\r\n"
         if exchange.ignored:
             own += f"x-pointsman-ignored: {', '.join(exchange.ignored)}\r\n"

@@ -8,23 +8,29 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
+from time import monotonic
 from typing import Any
 
 from fastapi import FastAPI
 
 from pointsman import __version__
-from pointsman.control import catalog, docs, faults, status
+from pointsman.availability import Availability
+from pointsman.control import catalog, docs, faults, plg, status
 from pointsman.control.front import ControlFront
 from pointsman.forward import Forwarder
 from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
 from pointsman.keyring import Keyring
+from pointsman.load import LoadReader
 from pointsman.log import AccessLog, configure
 from pointsman.metrics import Metrics
 from pointsman.plane import Plane, PlaneConfig
 from pointsman.probe import Prober
+from pointsman.recent import Recent
 from pointsman.registry import Registry
+from pointsman.replica import Health, Replica, State
 from pointsman.routes import Routes
+from pointsman.sessions import Sessions
 from pointsman.settings import Settings
 from pointsman.upstream import Pools
 
@@ -50,9 +56,18 @@ class Router(FastAPI):
             settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
         )
         self.access_log = AccessLog(settings.log_format, settings.log_level)
-        self.routes_table = Routes(settings.media_hosts, settings.key_needs)
+        self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
+        self.routes_table = Routes(
+            settings.media_hosts,
+            settings.key_needs,
+            settings.llm_service,
+            settings.security.max_prompt_chars,
+            settings.plg,
+            self.sessions,
+        )
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
-        self.keyring = Keyring(settings.keys_file)
+        own_key = settings.security.api_key
+        self.keyring = Keyring(settings.keys_file, () if own_key is None else (own_key,))
         guard = Guard(settings.access, settings.cors, self.keyring)
         self.pools = Pools(settings.upstream)
         forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
@@ -62,12 +77,11 @@ class Router(FastAPI):
             self.registry,
             forwarder,
             guard,
-            PlaneConfig(settings.max_body_bytes, aborts),
-            (self.metrics.observe, self.access_log.observe),
+            PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
+            (self.metrics.observe, self.recent.observe, self.access_log.observe),
         )
         self._control = ControlFront(super().__call__, guard, settings.cors, settings.key_needs)
-        self.include_router(status.router(self.registry, settings.access, self._render_metrics))
-        self.include_router(catalog.router(self.registry, settings.public_url))
+        self._add_control_routes(settings)
         docs.install(self, self.routes_table)
         faults.install(self)
 
@@ -83,6 +97,25 @@ class Router(FastAPI):
             await self._plane.serve(match, scope, receive, send)
         else:
             await self._control(scope, receive, send)
+
+    def _add_control_routes(self, settings: Settings) -> None:
+        metrics = self._render_metrics if settings.metrics.enabled else None
+        self.include_router(status.router(self.registry, settings.access, metrics))
+        self.include_router(catalog.router(self.registry, settings.public_url))
+        sources = plg.Sources(
+            self.registry,
+            self.sessions,
+            self.recent,
+            LoadReader(settings.upstream.tls),
+            self.availability,
+            settings.gpu_metrics_url,
+        )
+        self.include_router(plg.router(sources))
+
+    def _note_availability(self, replica: Replica, before: Health) -> None:
+        model = plg.chat_model(self.registry)
+        if model is not None and any(one.health.state is not State.UNKNOWN for one in model.pool):
+            self.availability.note(model.available, monotonic())
 
     def _render_metrics(self) -> bytes:
         return self.metrics.render(log_dropped=self.access_log.dropped)
@@ -106,7 +139,12 @@ class Router(FastAPI):
         self.keyring.look()
         keeper = asyncio.create_task(self.keyring.keep(), name="keyring")
         try:
-            async with Prober(self.registry.replicas, settings.health, tls=settings.upstream.tls()):
+            async with Prober(
+                self.registry.replicas,
+                settings.health,
+                tls=settings.upstream.tls(),
+                on_change=self._note_availability,
+            ):
                 yield
         finally:
             keeper.cancel()

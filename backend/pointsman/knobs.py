@@ -5,19 +5,19 @@ and the field of that name in the section's config object. Defaults are those ob
 stand in another: SURFACES__TGI__MODEL is `model` under `tgi` under `surfaces`.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from pointsman.access import AccessConfig, ForwardedHeader
 from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
+from pointsman.knob import Knob, section
+from pointsman.metrics import MetricsConfig
 from pointsman.origin import CorsConfig
-from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
-from pointsman.surfaces import NAMES
+from pointsman.screening import SecurityConfig
+from pointsman.surface_knobs import LLM_SERVICE, MODELS_BY_SURFACE, PLG
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import (
     FILE,
@@ -28,11 +28,12 @@ from pointsman.values import (
     NEEDS,
     NETWORKS,
     ORIGINS,
+    OWN_KEY,
     PATH,
     PATH_PREFIX,
+    PII,
     SWITCH,
     URL,
-    Kind,
     choice,
     number,
     switch,
@@ -47,52 +48,20 @@ class LogFormat(StrEnum):
     TEXT = "text"
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """One setting.
-
-    `also` are further names that the environment may use. `in_file`: `config.yml` may hold it.
-    """
-
-    name: str
-    kind: Kind
-    default: Any  # of the kind; None: not set
-    sentence: str
-    also: tuple[str, ...] = ()
-    in_file: bool = True
-
-    @property
-    def section(self) -> str:
-        """The part before the last `__`; empty for a plain name."""
-        return self.name.rpartition("__")[0]
-
-    @property
-    def key(self) -> str:
-        """The name in `config.yml`, within its section, and the field of the section's config object."""
-        return self.name.rpartition("__")[2].lower()
-
-    @property
-    def default_text(self) -> str:
-        """The default as one would write it; empty where not set."""
-        return "" if self.default is None else self.kind.show(self.default)
-
-
-def _section(name: str, defaults: object, rows: dict[str, tuple[Kind, str]]) -> tuple[Knob, ...]:
-    return tuple(
-        Knob(f"{name}__{field.upper()}", kind, getattr(defaults, field), sentence)
-        for field, (kind, sentence) in rows.items()
-    )
-
-
-SURFACES = "SURFACES"  # holds a section for each surface
 _access, _cors, _front = AccessConfig(), CorsConfig(), FrontConfig()
 _wait = number(0.05, 3600)
 _total = number(0.1, 86400)
 _short = number(0, 60)
 
 _FRONT = (
-    Knob("HOST", HOST, "0.0.0.0", "Address to listen on."),
-    Knob("PORT", whole(0, 65535), 8000, "Port to listen on; 0 takes any free one."),
+    Knob("HOST", HOST, "0.0.0.0", "Address to listen on.", ("LLM_API_HOST", "APP__HOST")),
+    Knob(
+        "PORT",
+        whole(0, 65535),
+        8000,
+        "Port to listen on; 0 takes any free one.",
+        ("LLM_API_PORT", "APP__PORT"),
+    ),
     Knob("LISTEN", LISTEN, (), "Addresses to listen on, instead of HOST and PORT."),
     Knob("ROOT_PATH", PATH_PREFIX, "", "Path under which a proxy serves us."),
     Knob("PUBLIC_URL", URL, None, "Our URL as clients see it; unset: as the request tells."),
@@ -110,9 +79,21 @@ _FRONT = (
         "How a stream ends after an error: in good form, or with a break that raw HTTP clients see.",
     ),
     Knob(
-        "LOG_LEVEL", choice(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")), "INFO", "Least level logged."
+        "LOG_LEVEL",
+        choice(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+        "INFO",
+        "Least level logged.",
+        ("LLM_API_LOG_LEVEL", "LOGGING__LEVEL", "APP__LOG_LEVEL"),
     ),
-    Knob("LOG_FORMAT", choice(LogFormat, LogFormat), LogFormat.JSON, "How log lines look."),
+    Knob(
+        "LOG_FORMAT",
+        choice(LogFormat, LogFormat),
+        LogFormat.JSON,
+        "How log lines look.",
+        ("LOGGING__FORMAT",),
+    ),
+    Knob("METRICS__ENABLED", SWITCH, MetricsConfig().enabled, "Whether /metrics is there."),
+    Knob("GPU_METRICS_URL", URL, None, "Metrics of the GPUs (DCGM exporter or alike), for /api/metrics."),
     Knob("CONFIG_FILE", FILE, None, "The config file; unset: config.yml, where it exists.", in_file=False),
 )
 _ACCESS = (
@@ -138,17 +119,20 @@ _KEYS = (
 _MODELS = (
     Knob("DEFAULT_MODEL", NAME, None, "Serves requests that name no model; unset: the first that suits."),
 )
-_SURFACES = tuple(
-    knob
-    for name in NAMES
-    for knob in _section(
-        f"{SURFACES}__{name.upper()}",
-        SurfaceConfig(),
-        {"model": (NAME, f"Serves requests to the surface {name} that name no model; unset: DEFAULT_MODEL.")},
-    )
+DEFAULT_MODELS = ("DEFAULT_MODEL", *(knob.name for knob in MODELS_BY_SURFACE))  # each names a model
+_SECURITY = section(
+    "SECURITY",
+    SecurityConfig(),
+    {
+        "api_key": (OWN_KEY, "One more API key, beside those of KEYS_FILE."),
+        "max_prompt_chars": (
+            whole(1, 1 << 24, "characters"),
+            "Longest prompt, or new turn of a conversation, on /v1/generate and /v1/chat.",
+        ),
+        "enable_pii_filter": (PII, "What is done with personal data, on all routes; true is reject."),
+    },
 )
-DEFAULT_MODELS = ("DEFAULT_MODEL", *(knob.name for knob in _SURFACES))  # each names a model
-_TIMEOUT = _section(
+_TIMEOUT = section(
     "TIMEOUT",
     Timeouts(),
     {
@@ -161,8 +145,10 @@ _TIMEOUT = _section(
         "send_s": (number(0.1, 600), "For one write to a client that does not read."),
         "open_after_s": (number(0, 600), "Silence after which a stream is opened with a comment; 0: never."),
     },
+    first_event_s=("LLM_API_REQUEST_TIMEOUT",),
+    total_s=("LLM_API_REQUEST_TIMEOUT",),
 )
-_RETRY = _section(
+_RETRY = section(
     "RETRY",
     RetryConfig(),
     {
@@ -178,7 +164,7 @@ _RETRY = _section(
         "budget_floor_per_s": (number(0, 1000, "per second"), "Retries allowed whatever the traffic."),
     },
 )
-_HEALTH = _section(
+_HEALTH = section(
     "HEALTH",
     HealthConfig(),
     {
@@ -191,6 +177,7 @@ _HEALTH = _section(
         "stall_s": (_wait, "A probe during which the router itself stood still for longer does not count."),
         "jitter": (number(0, 0.5, "share"), "By how much intervals vary either way."),
     },
+    timeout_s=("LLM_API_HEALTH_CHECK_TIMEOUT",),
 )
 _UPSTREAM = (
     Knob(
@@ -200,7 +187,7 @@ _UPSTREAM = (
         "Certificates (PEM) that engines' TLS is checked with; unset: the system's.",
         also=("UPSTREAM_CA_FILE",),
     ),
-    *_section(
+    *section(
         "UPSTREAM",
         UpstreamConfig(),
         {
@@ -211,6 +198,7 @@ _UPSTREAM = (
                 "How long idle connections are kept; unset: what fits the engine.",
             ),
         },
+        idle_expiry_s=("LLM_API_KEEPALIVE_EXPIRY",),
     ),
 )
 
@@ -219,7 +207,10 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Who may come in": _ACCESS,
     "API keys": _KEYS,
     "Models": _MODELS,
-    "Models by surface; the README tells which routes are whose": _SURFACES,
+    "Models by surface; the README tells which routes are whose": MODELS_BY_SURFACE,
+    "What /v1/generate and /v1/chat take where a call does not say": LLM_SERVICE,
+    "What /api/chat/stream and its services take where a call does not say": PLG,
+    "Keys, lengths and personal data, as seed 002 calls them": _SECURITY,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,
     "Retries; the budget is per model and worker process": _RETRY,
     "Health checks": _HEALTH,
@@ -227,16 +218,41 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
 }
 KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS.values() for knob in group}
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(knob.section for knob in KNOBS.values() if knob.section))
+# Settings of earlier services that say nothing to a router, with the reason for who sets them.
+UNREAD: dict[str, str] = {
+    "APP__NAME": "the service is called Pointsman",
+    "APP__VERSION": "the version is the router's own",
+    "MODEL__SOURCE": "the engines load the models",
+    "MODEL__DEVICE": "the engines run the models",
+    "METRICS__ENDPOINT": "the metrics are at /metrics",
+    "LOGGING__INCLUDE_REQUEST_BODY": "bodies are never logged",
+    "LLM_API_FRONTEND_PORT": "name the pages that may call in ALLOWED_ORIGINS",
+    "LLM_API_API_PORT": "name the pages that may call in ALLOWED_ORIGINS",
+    "LLM_API_CLOUD_IP": "name the pages that may call in ALLOWED_ORIGINS",
+    "LLM_API_MCP_PORT": "tools are not called",
+    "LLM_API_CONNECTION_POOL_SIZE": "connections to engines have no limit; give replicas a max_in_flight",
+    "LLM_API_MAX_KEEPALIVE_CONNECTIONS": "idle connections to engines have no limit but time",
+    "LLM_API_API_KEY": "make keys with `pointsman keys`",
+    "LLM_API_REQUIRE_API_KEY": "say which routes need a key in KEY_NEEDS",
+}
+_IN_FILE = (
+    *(name for knob in KNOBS.values() for name in knob.names_in_file),
+    *(name for name in UNREAD if "__" in name),
+)
+# All sections that may stand in `config.yml`, and in which an unknown name stops the start.
+NAMESPACES: tuple[str, ...] = tuple(
+    dict.fromkeys(name.rpartition("__")[0] for name in _IN_FILE if "__" in name)
+)
 
 
-def section_knobs(section: str) -> dict[str, Knob]:
+def section_knobs(name: str) -> dict[str, Knob]:
     """The knobs of a section by key; of the plain names for the empty section."""
-    return {knob.key: knob for knob in KNOBS.values() if knob.section == section}
+    return {knob.key: knob for knob in KNOBS.values() if knob.section == name}
 
 
-def keys_in(section: str) -> tuple[str, ...]:
+def keys_in(name: str) -> tuple[str, ...]:
     """What a section of `config.yml` may hold, the whole file for the empty one: knobs, then sections."""
-    begin = f"{section}__" if section else ""
-    plain = [key for key, knob in section_knobs(section).items() if knob.in_file]
-    inner = [name.removeprefix(begin).partition("__")[0] for name in SECTIONS if name.startswith(begin)]
-    return tuple(dict.fromkeys([*plain, *(name.lower() for name in inner)]))
+    begin = f"{name}__" if name else ""
+    rests = [inner.removeprefix(begin) for inner in _IN_FILE if inner.startswith(begin)]
+    ordered = sorted(rests, key=lambda rest: "__" in rest)
+    return tuple(dict.fromkeys(rest.partition("__")[0].lower() for rest in ordered))

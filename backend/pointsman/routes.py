@@ -9,10 +9,17 @@ from types import MappingProxyType
 
 from pointsman.call import Fields, Operation
 from pointsman.keys import Need
+from pointsman.screening import SecurityConfig
+from pointsman.services.summary import Summary
+from pointsman.services.tasks import Tasks
+from pointsman.services.title import Title
+from pointsman.sessions import Sessions
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape, Surface
 from pointsman.surfaces.distilgpt2 import DistilGpt2
+from pointsman.surfaces.llm_service import LlmService, LlmServiceConfig
 from pointsman.surfaces.openai import OpenAI
+from pointsman.surfaces.plg import DEFAULTS, Plg, PlgConfig
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
 
@@ -53,11 +60,16 @@ class Routes:
     """Finds the route of a request. Each route exists at the root and below `/models/{model_id}`."""
 
     def __init__(
-        self, media_hosts: tuple[str, ...] = (), needs: Mapping[str, Need] = MappingProxyType({})
+        self,
+        media_hosts: tuple[str, ...] = (),
+        needs: Mapping[str, Need] = MappingProxyType({}),
+        llm_service: LlmServiceConfig | None = None,
+        max_prompt_chars: int = SecurityConfig().max_prompt_chars,
+        plg: PlgConfig = DEFAULTS,
+        sessions: Sessions | None = None,
     ) -> None:
-        self.table = tuple(
-            replace(route, need=needs.get(route.guard_class, route.need)) for route in _table(media_hosts)
-        )
+        table = (*_table(media_hosts), *_llm_service(llm_service, max_prompt_chars), *_plg(plg, sessions))
+        self.table = tuple(replace(route, need=needs.get(route.guard_class, route.need)) for route in table)
         self._root = {
             (route.method, route.path): Match(route, None)
             for route in self.table
@@ -113,6 +125,33 @@ def _table(media_hosts: tuple[str, ...]) -> list[Route]:
             )
         )
     return table
+
+
+def _llm_service(config: LlmServiceConfig | None, max_chars: int) -> list[Route]:
+    """Its errors name their path, so each route has a surface of its own."""
+    plain = [("/v1/generate", Operation.GENERATE), ("/v1/chat", Operation.CHAT)]
+    table = []
+    for scope in ("", "/models/{model_id}"):
+        for path, operation in plain:
+            surface = LlmService(scope + path, config, max_chars)
+            table.append(
+                Route("POST", path, scope + path, operation, surface, _always(surface), need=surface.need)
+            )
+    return table
+
+
+def _plg(config: PlgConfig, sessions: Sessions | None) -> list[Route]:
+    plain: list[tuple[str, Surface]] = [
+        ("/api/chat/stream", Plg(config, sessions)),
+        ("/api/tasks/extract", Tasks(config)),
+        ("/api/summarization/summarize", Summary(config)),
+        ("/api/title/generate", Title(config)),
+    ]
+    return [
+        Route("POST", path, scope + path, Operation.CHAT, surface, _always(surface), need=surface.need)
+        for scope in ("", "/models/{model_id}")
+        for path, surface in plain
+    ]
 
 
 def _always(surface: Surface) -> Callable[[Fields], Surface]:

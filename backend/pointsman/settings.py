@@ -14,33 +14,35 @@ from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
 from pointsman.health import HealthConfig
 from pointsman.keyring import Keyring
 from pointsman.keys import Need
+from pointsman.knob import Knob
 from pointsman.knobs import (
     DEFAULT_MODELS,
     KNOBS,
-    SECTIONS,
-    SURFACES,
-    Knob,
+    NAMESPACES,
     LogFormat,
     keys_in,
     section_knobs,
 )
+from pointsman.metrics import MetricsConfig
 from pointsman.model import ModelConfig
 from pointsman.model_list import mark_default, read_models, unknown_model
 from pointsman.naming import named_pools, unread_urls
 from pointsman.origin import CorsConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
+from pointsman.screening import SecurityConfig
 from pointsman.sources import Environment, Given
+from pointsman.surface_knobs import SURFACES
 from pointsman.surfaces import NAMES
+from pointsman.surfaces.llm_service import LlmServiceConfig
+from pointsman.surfaces.plg import PlgConfig
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import SettingsError
 
 __all__ = ["LogFormat", "Origin", "Settings", "SettingsError", "discover", "load"]
 
 # Sections that configurations of earlier services have, and that we do not read.
-_FOREIGN_SECTIONS = (
-    "app", "model", "security", "rate_limit", "cache", "chat_history", "metrics", "logging",
-)  # fmt: skip
+_FOREIGN_SECTIONS = ("rate_limit", "cache", "chat_history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Settings:
     cors: CorsConfig
     keys_file: Path
     key_needs: Mapping[str, Need]  # by guard class
+    security: SecurityConfig
+    metrics: MetricsConfig
+    llm_service: LlmServiceConfig
+    plg: PlgConfig
+    gpu_metrics_url: str | None
     media_hosts: tuple[str, ...]
     max_body_bytes: int
     timeouts: Timeouts
@@ -118,6 +125,7 @@ def load(
         file = Section(read_config_file(config_file), config_file.name)
         named = named or Given(str(config_file), "", "found")
     notices = [*_check_keys(file), *sources.lookalikes(environment), *unread_urls(environment)]
+    notices += sources.unread(environment, file)
 
     values: dict[str, Any] = {}
     given: dict[str, Given] = {}
@@ -133,7 +141,7 @@ def load(
 
 def _check_keys(file: Section) -> list[str]:
     file.refuse_unknown([*keys_in(""), "models", *(_present(file))])
-    for name in dict.fromkeys((*(name.partition("__")[0] for name in SECTIONS), *SECTIONS)):
+    for name in dict.fromkeys((*(name.partition("__")[0] for name in NAMESPACES), *NAMESPACES)):
         file.below(name).refuse_unknown(keys_in(name))
     return [f"{file.file}: the section {name} is not read" for name in _present(file)]
 
@@ -172,6 +180,11 @@ def _assemble(
         cors=CorsConfig(allowed_origins=values["ALLOWED_ORIGINS"], public_hosts=values["PUBLIC_HOSTS"]),
         keys_file=_keys_file(values["KEYS_FILE"], _called("KEYS_FILE", given)),
         key_needs=values["KEY_NEEDS"],
+        security=SecurityConfig(**section("SECURITY")),
+        metrics=MetricsConfig(**section("METRICS")),
+        llm_service=LlmServiceConfig(**section("MODEL")),
+        plg=_plg(section("PLG"), given),
+        gpu_metrics_url=values["GPU_METRICS_URL"],
         media_hosts=values["MEDIA_HOSTS"],
         max_body_bytes=values["MAX_BODY_BYTES"],
         timeouts=timeouts,
@@ -216,6 +229,20 @@ def _keys_file(path: Path, name: str) -> Path:
     except ValueError as sentence:
         raise SettingsError(f"{name}: {sentence}") from None
     return path
+
+
+def _plg(parts: dict[str, Any], given: Mapping[str, Given]) -> PlgConfig:
+    config = PlgConfig(**parts)
+    most = config.max_context_tokens
+    if (
+        most is not None
+        and "PLG__RESPONSE_RESERVE_TOKENS" in given
+        and config.response_reserve_tokens >= most
+    ):
+        reserve = f"{_called('PLG__RESPONSE_RESERVE_TOKENS', given)} ({config.response_reserve_tokens})"
+        context = f"{_called('PLG__MAX_CONTEXT_TOKENS', given)} ({most})"
+        raise SettingsError(f"{reserve} leaves nothing of {context}; lower the one or raise the other")
+    return config
 
 
 def _retry(parts: dict[str, Any], given: Mapping[str, Given]) -> RetryConfig:

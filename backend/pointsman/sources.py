@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pointsman.config_file import Section, suggestion
-from pointsman.knobs import KNOBS, SECTIONS, Knob
+from pointsman.knob import Knob
+from pointsman.knobs import KNOBS, NAMESPACES, UNREAD
 from pointsman.values import SettingsError
 
 PREFIX = "POINTSMAN_"
+_OF_ENGINES = ("LLM_API_BASE_URL", "LLM_API_VLLM_PORT")  # which `naming` reads
 
 # What Kubernetes puts into every pod for a Service named `pointsman`.
 _SERVICE_LINK = re.compile(r"POINTSMAN_(SERVICE_(HOST|PORT)(_.*)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_.*)?)")
@@ -69,9 +71,9 @@ def refuse_unknown(environment: Environment) -> None:
     Raises:
         SettingsError: a name in them is not ours.
     """
-    plain = {name for knob in KNOBS.values() for name in (knob.name, *knob.also)}
+    plain = {*UNREAD, *(name for knob in KNOBS.values() for name in (knob.name, *knob.also))}
     known = {*plain, *(PREFIX + name for name in plain)}
-    sections = tuple({section.partition("__")[0] + "__" for section in SECTIONS})
+    sections = tuple({section.partition("__")[0] + "__" for section in NAMESPACES})
     for name in environment.names():
         ours = name.startswith((PREFIX, *sections))
         if ours and name not in known and not _SERVICE_LINK.fullmatch(name):
@@ -85,7 +87,8 @@ def refuse_unknown(environment: Environment) -> None:
 def _beside(name: str) -> list[str]:
     """The settings of the section that a name begins with; none where it begins with no section."""
     section, mark, _ = name.partition("__")
-    return [other for other in KNOBS if mark and other.startswith(section + mark)]
+    known = dict.fromkeys(name for knob in KNOBS.values() for name in (knob.name, *knob.also))
+    return [other for other in known if mark and other.startswith(section + mark)]
 
 
 def lookalikes(environment: Environment) -> list[str]:
@@ -111,14 +114,39 @@ def find(
     asked = [environment.get(name, knob.kind.many) for name in (*(PREFIX + name for name in names), *names)]
     found = [given for given in asked if given is not None]
     if found:
-        losers = [given for given in found[1:] if given.text != found[0].text]
-        return found[0], [
-            f"{loser.called} is ignored: {found[0].called} is set to another value and comes first"
-            for loser in losers
-        ]
-    if not knob.in_file:
-        return None, []
-    section = file.below(knob.section)
-    text = section.text(knob.key, knob.kind.many)
-    called = section.called(knob.key)
-    return (None if text is None else Given(text, called, called)), []
+        return found[0], _losers(found)
+    found = [given for name in knob.names_in_file if (given := _in_file(name, knob, file)) is not None]
+    return (found[0] if found else None), _losers(found)
+
+
+def _losers(found: list[Given]) -> list[str]:
+    """A notice for each that says another thing than the first, which counts."""
+    return [
+        f"{loser.called} is ignored: {found[0].called} is set to another value and comes first"
+        for loser in found[1:]
+        if loser.text != found[0].text
+    ]
+
+
+def _in_file(name: str, knob: Knob, file: Section) -> Given | None:
+    path, _, key = name.rpartition("__")
+    section = file.below(path)
+    text = section.text(key.lower(), knob.kind.many)
+    called = section.called(key.lower())
+    return None if text is None else Given(text, called, called)
+
+
+def unread(environment: Environment, file: Section) -> list[str]:
+    """A notice for each setting of an earlier service that is given and says nothing to us."""
+    notices = []
+    for name, reason in UNREAD.items():
+        path, _, key = name.rpartition("__")
+        section = file.below(path)
+        given = environment.get(name)
+        if given is not None:
+            notices.append(f"{given.called} is not read: {reason}")
+        elif key.lower() in section.entries:
+            notices.append(f"{section.called(key.lower())} is not read: {reason}")
+    known = {*UNREAD, *_OF_ENGINES, *(name for knob in KNOBS.values() for name in knob.also)}
+    others = [name for name in environment.names() if name.startswith("LLM_API_") and name not in known]
+    return notices + [f"{_called(environment, name)} is not a setting" for name in others]

@@ -38,6 +38,7 @@ def test_listed_origin_is_granted_by_name() -> None:
         b"X-Pointsman-Replica",
         b"X-Pointsman-Attempts",
         b"X-Pointsman-Ignored",
+        b"X-Pointsman-Trimmed",
         b"X-Pointsman-Explain",
     ]
     assert headers == {

@@ -29,6 +29,12 @@ PATHS = {
     ("GET", "/info"): Operation.INFO,
     ("POST", "/complete"): Operation.COMPLETION,
     ("POST", "/chat/completions"): Operation.CHAT,
+    ("POST", "/v1/generate"): Operation.GENERATE,
+    ("POST", "/v1/chat"): Operation.CHAT,
+    ("POST", "/api/chat/stream"): Operation.CHAT,
+    ("POST", "/api/tasks/extract"): Operation.CHAT,
+    ("POST", "/api/summarization/summarize"): Operation.CHAT,
+    ("POST", "/api/title/generate"): Operation.CHAT,
 }
 
 

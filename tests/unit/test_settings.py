@@ -17,12 +17,18 @@ from msgspec import Raw
 from pointsman.call import Fields, Timeouts
 from pointsman.front import TcpAddress, UnixAddress
 from pointsman.health import HealthConfig
+from pointsman.keys import digest_of
 from pointsman.knobs import GROUPS, KNOBS, SECTIONS, LogFormat, section_knobs
+from pointsman.metrics import MetricsConfig
+from pointsman.pii import PiiMode
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
+from pointsman.screening import SecurityConfig
 from pointsman.settings import Settings, SettingsError, discover, load
 from pointsman.surfaces import NAMES
+from pointsman.surfaces.llm_service import LlmServiceConfig
+from pointsman.surfaces.plg import PlgConfig
 from pointsman.upstream import UpstreamConfig
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +38,10 @@ CONFIG_OBJECTS = {
     "HEALTH": HealthConfig,
     "UPSTREAM": UpstreamConfig,
     **{f"SURFACES__{name.upper()}": SurfaceConfig for name in NAMES},
+    "MODEL": LlmServiceConfig,
+    "SECURITY": SecurityConfig,
+    "METRICS": MetricsConfig,
+    "PLG": PlgConfig,
 }
 
 
@@ -86,8 +96,9 @@ def test_knob_reads_its_own_default(name: str) -> None:
 
 
 def test_knob_names_are_theirs_alone() -> None:
-    """No name stands in two groups, and no further name is that of another knob."""
+    """No name stands in two groups, and but for one that meant two things none is that of another knob."""
     names = [name for group in GROUPS.values() for knob in group for name in (knob.name, *knob.also)]
+    names.remove("LLM_API_REQUEST_TIMEOUT")
     assert len(names) == len(set(names))
 
 
@@ -322,11 +333,71 @@ def test_bad_config_file_stops(tmp_path: Path, text: str, sentence: str) -> None
     assert refused({}, None, write(tmp_path / "c.yml", text)).startswith(sentence)
 
 
-def test_foreign_sections_are_left_alone(tmp_path: Path) -> None:
-    """Sections of earlier services neither stop the start nor go unmentioned in a file."""
-    config = write(tmp_path / "config.yml", "cache: {enabled: true}\n")
-    environ = {"APP__HOST": "x", "SECURITY__API_KEY": "x", "LLM_API_PORT": "x", "RATE_LIMIT__ENABLED": "x"}
-    assert load(environ, None, config).notices == ("config.yml: the section cache is not read",)
+def test_seed_002s_files_are_read(tmp_path: Path) -> None:
+    """Its `config.yml` and `.env` mean what they meant; the environment beats `.env`, and that the file."""
+    config = write(
+        tmp_path / "config.yml",
+        "app: {name: LLM FastAPI Service, version: 0.1.0, host: 127.0.0.1, port: 8001, log_level: WARNING}\n"
+        "model: {name: google/gemma-3-1b-it, source: hub, device: cpu, max_tokens: 256, temperature: 0.5,\n"
+        "  top_p: 0.8, top_k: 40}\n"
+        f"security: {{api_key: {'k' * 32}, max_prompt_chars: 99, enable_pii_filter: true}}\n"
+        "metrics: {enabled: false, endpoint: /metrics}\n"
+        "logging: {format: text, level: ERROR, include_request_body: false}\n",
+    )
+    env_file = write(tmp_path / ".env", "MODEL__TOP_K=30\nMODEL__TOP_P=0.7\n")
+    settings = load({"MODEL__TOP_K": "20"}, env_file, config)
+    assert settings.front.listen == (TcpAddress("127.0.0.1", 8001),)
+    assert (settings.log_level, settings.log_format) == ("ERROR", "text")
+    assert settings.surfaces["llm_service"].model == "google/gemma-3-1b-it"
+    assert settings.llm_service == LlmServiceConfig(256, 0.5, 0.7, 20)
+    assert settings.security.api_key is not None
+    assert settings.security.api_key.digest == digest_of("k" * 32)
+    assert settings.security.max_prompt_chars == 99
+    assert settings.security.enable_pii_filter is PiiMode.REJECT
+    assert not settings.metrics.enabled
+    assert "k" * 32 not in repr(settings)
+    assert [notice.partition(":")[0] for notice in settings.notices] == [
+        "name of app in config.yml is not read",
+        "version of app in config.yml is not read",
+        "source of model in config.yml is not read",
+        "device of model in config.yml is not read",
+        "endpoint of metrics in config.yml is not read",
+        "include_request_body of logging in config.yml is not read",
+        "log_level of app in config.yml is ignored",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("MODEL__TOPK", "5", "MODEL__TOPK is not a setting; did you mean MODEL__TOP_K"),
+        ("APP__HOSTS", "x", "APP__HOSTS is not a setting; did you mean APP__HOST"),
+        ("SECURITY__API_KEY", "change-me", "SECURITY__API_KEY is a key that everybody knows"),
+        ("SECURITY__API_KEY", "short", "SECURITY__API_KEY is too short"),
+        (
+            "SECURITY__ENABLE_PII_FILTER",
+            "maybe",
+            "SECURITY__ENABLE_PII_FILTER: 'maybe' is not one of off, reject",
+        ),
+        ("MODEL__MAX_TOKENS", "4096", "MODEL__MAX_TOKENS: '4096' is not a whole number from 1 to 2048"),
+        ("METRICS__ENABLED", "perhaps", "METRICS__ENABLED: 'perhaps' is neither yes nor no"),
+    ],
+)
+def test_seed_002s_names_are_held_strictly(name: str, value: str, sentence: str) -> None:
+    """A misspelt name in one of its sections stops the start, and so does a key that is in its documents."""
+    assert refused({name: value}).startswith(sentence)
+
+
+def test_the_pii_filter_has_three_words_and_the_seeds_two() -> None:
+    """`true` is what the seed did: reject."""
+    words = {"off": "off", "false": "off", "true": "reject", "reject": "reject", "Redact": "redact"}
+    for word, mode in words.items():
+        assert given(SECURITY__ENABLE_PII_FILTER=word).security.enable_pii_filter == mode
+
+
+def test_foreign_names_are_left_alone() -> None:
+    """Names of earlier services outside of sections do not stop the start."""
+    assert given(HUGGINGFACE_TOKEN="x", PLG_PORT="x").notices == ()
 
 
 def test_kubernetes_service_links_are_no_settings() -> None:

@@ -36,7 +36,7 @@ FIELDS: Table = {
     "session_id": translated(),
     "stream": translated(),
     "temperature": translated("0 is the likeliest token each time"),
-    "use_mcp": ignored("tools are not called", b"true"),
+    "use_mcp": ignored("tools are not called"),
 }
 SYSTEM_PROMPTS = {
     Language.HEBREW: (

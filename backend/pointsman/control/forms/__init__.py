@@ -1,6 +1,6 @@
 """What the generation routes take and give."""
 
-from pointsman.control.forms import openai, plain, tgi
+from pointsman.control.forms import llm_service, openai, plain, plg, tgi
 from pointsman.control.forms.schema import Form
 
 # By path at the root; where there are several, the body decides.
@@ -16,4 +16,10 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "/info": (tgi.INFO,),
     "/complete": (plain.COMPLETE,),
     "/chat/completions": (plain.TALK,),
+    "/v1/generate": (llm_service.GENERATE,),
+    "/v1/chat": (llm_service.CHAT,),
+    "/api/chat/stream": (plg.CHAT,),
+    "/api/tasks/extract": (plg.TASKS,),
+    "/api/summarization/summarize": (plg.SUMMARY,),
+    "/api/title/generate": (plg.TITLE,),
 }
