@@ -20,7 +20,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
-    **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log"), 5),
+    **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log", "line_writer"), 5),
     **dict.fromkeys(
         (
             "config_file",
@@ -57,7 +57,7 @@ FLOORS = {
     ),
     **dict.fromkeys(
         (
-            *("connection", "conversation", "forward", "lengths", "load"),
+            *("connection", "conversation", "forward", "lengths", "limits", "load"),
             *("probe", "relay", "stall", "upstream", "watch"),
         ),
         3,

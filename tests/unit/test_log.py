@@ -19,7 +19,8 @@ import pytest
 from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
 from pointsman.knobs import LogFormat
-from pointsman.log import AccessLog, LineWriter, Sink, configure
+from pointsman.line_writer import LineWriter
+from pointsman.log import AccessLog, Sink, configure
 
 JSON, TEXT = LogFormat.JSON, LogFormat.TEXT
 CHAT = "/v1/chat/completions"
