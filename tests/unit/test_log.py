@@ -173,8 +173,9 @@ def test_text_lines(pipe: Pipe) -> None:
     assert stamp.endswith(b"Z")
     assert rest == (
         b"INFO pointsman.access POST /v1/chat/completions - 200 request_id=0123abcd client=203.0.113.9"
-        b" method=POST route=/v1/chat/completions status=200 status_code=200 model=gemma replica=gemma-1 attempts=2 end=ok"
-        b" stream=true ttft_ms=250.0 duration_ms=2000.0 latency_ms=2000.0 prompt_tokens=20 completion_tokens=50 bytes=9000"
+        b" method=POST route=/v1/chat/completions status=200 status_code=200 model=gemma replica=gemma-1"
+        b" attempts=2 end=ok stream=true ttft_ms=250.0 duration_ms=2000.0 latency_ms=2000.0"
+        b" prompt_tokens=20 completion_tokens=50 bytes=9000"
     )
 
 
