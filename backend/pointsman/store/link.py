@@ -1,0 +1,205 @@
+"""Connections to Redis, one command each at a time, and a circuit breaker before them.
+
+After a failure the breaker is open: commands fail at once, and no request pays for finding out whether Redis
+is back. One task tries that, with growing pauses.
+
+A connection whose command did not end with its answer is closed and never used again, for the answer might
+yet come and be taken for another's (redis-py's CVE-2023-28858).
+"""
+
+import asyncio
+import logging
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
+
+from pointsman.store.base import Unavailable
+from pointsman.store.scripts import Script
+
+_log = logging.getLogger("pointsman.store")
+_SCHEMES = ("redis", "rediss", "unix")
+_FAULTS = (RedisError, OSError, ValueError)  # ValueError: what answers is no Redis
+
+
+@dataclass(frozen=True, slots=True)
+class RedisConfig:
+    """How Redis is spoken to, per worker process.
+
+    Raises:
+        ValueError: one sentence that names the knob.
+    """
+
+    url: str  # redis://, rediss:// (TLS) or unix://, with user, password and number of the database
+    ca_file: str | None = None  # PEM, for rediss://; None: the system's trust store
+    prefix: str = "pointsman:"  # of all keys; two installations on one Redis need two
+    timeout_s: float = 0.05  # for one operation, connecting included; above 0
+    connections: int = 32  # at most; an operation that finds none free waits within its timeout; at least 1
+    pause_s: float = 0.1  # before the first trial after a failure, doubled from trial to trial; above 0
+    pause_max_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        where = urlsplit(self.url)
+        if where.scheme not in _SCHEMES or not (where.hostname or where.path):
+            raise ValueError("the address of Redis must be like redis://host:6379/0, rediss://… or unix://…")
+        if set(parse_qs(where.query, keep_blank_values=True)) - {"db"}:
+            raise ValueError("the address of Redis may carry no options but db")
+        for name in ("timeout_s", "pause_s", "pause_max_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} of Redis must be more than 0 seconds")
+        if self.connections < 1:
+            raise ValueError("connections of Redis must be at least 1")
+
+
+class Link:
+    """Commands to one Redis server. Belongs to the event loop it is first used on."""
+
+    def __init__(self, config: RedisConfig) -> None:
+        self._config = config
+        options: dict[str, Any] = {**parse_url(config.url)}
+        self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        # Times are ours: the library's would wrap each write in a task, and lose a cancel now and then.
+        self._options = options | {"socket_timeout": None, "socket_connect_timeout": None}
+        self._options |= {"protocol": 2, "driver_info": None}  # no greeting: one round trip less
+        if config.url.startswith("rediss:"):
+            self._options |= {"ssl_min_version": ssl.TLSVersion.TLSv1_2, "ssl_ca_certs": config.ca_file}
+        self._idle: list[AbstractConnection] = []
+        self._free = asyncio.Semaphore(config.connections)
+        self._up = asyncio.Event()
+        self._up.set()
+        self._trials: asyncio.Task[None] | None = None
+        self._closed = False
+        self.down: str | None = None  # why commands fail at once; None: they are sent
+        self.open = 0  # connections, idle or not
+
+    async def run(self, script: Script, keys: list[str], arguments: list[str | bytes | int]) -> Any:
+        """Run a script.
+
+        Raises:
+            Unavailable: no answer, or an error; whether it ran is unknown.
+        """
+        if self.down is not None:
+            raise Unavailable(self.down)
+        words: list[str | bytes | int] = [len(keys), *keys, *arguments]
+        try:
+            return await self._exchange(("EVALSHA", script.sha, *words), ("EVAL", script.text, *words))
+        except _FAULTS as fault:
+            reason = self._reason(fault)
+            self._fail(reason)
+            raise Unavailable(reason) from fault
+
+    async def try_writing(self) -> None:
+        """Do what needs a Redis that works, writing included.
+
+        Raises:
+            Unavailable: why it does not.
+        """
+        try:
+            await self._exchange(("SET", f"{self._config.prefix}trial", "1", "PX", 1000))
+        except _FAULTS as fault:
+            raise Unavailable(self._reason(fault)) from fault
+
+    async def wait_until_up(self) -> None:
+        """Return once commands are sent again."""
+        await self._up.wait()
+
+    async def close(self) -> None:
+        """Close the idle connections and end the trials; commands under way close theirs."""
+        self._closed = True
+        self.down = "the store is closed"
+        if self._trials is not None:
+            self._trials.cancel()
+            await asyncio.wait([self._trials])
+        while self._idle:
+            await self._discard(self._idle.pop())
+
+    async def _exchange(self, command: tuple[Any, ...], if_unknown: tuple[Any, ...] | None = None) -> Any:
+        """One answer to a command, or to the other one where the script of the first is not known."""
+        async with asyncio.timeout(self._config.timeout_s), self._free:
+            connection = await self._connection()
+            try:
+                try:
+                    answer = await self._ask(connection, command)
+                except NoScriptError:
+                    if if_unknown is None:
+                        raise
+                    answer = await self._ask(connection, if_unknown)
+            except BaseException:
+                await self._discard(connection)
+                raise
+            if self._closed:
+                await self._discard(connection)
+            else:
+                self._idle.append(connection)
+            return answer
+
+    async def _ask(self, connection: AbstractConnection, command: tuple[Any, ...]) -> Any:
+        await connection.send_command(*command, check_health=False)
+        return await connection.read_response()
+
+    async def _connection(self) -> AbstractConnection:
+        """A connection that is open and has nothing left to read."""
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                stale = await connection.can_read()
+            except RedisError:
+                stale = True
+            if not stale:
+                return connection
+            await self._discard(connection)
+        connection = self._kind(**self._options)
+        self.open += 1
+        try:
+            await connection.connect()
+        except BaseException:
+            await self._discard(connection)
+            raise
+        return connection
+
+    async def _discard(self, connection: AbstractConnection) -> None:
+        self.open -= 1
+        await connection.disconnect(nowait=True)  # waits for nothing, so that no cancel comes between
+
+    def _fail(self, reason: str) -> None:
+        """Open the breaker and begin to try."""
+        if self.down is not None:
+            return
+        self.down = reason
+        self._up.clear()
+        _log.warning(
+            "store: %s; limits are now this process's own share, and cache and history pause", reason
+        )
+        self._trials = asyncio.create_task(self._recover(), name="pointsman-redis-trials")
+
+    async def _recover(self) -> None:
+        config = self._config
+        grows = wait_exponential(multiplier=config.pause_s, max=config.pause_max_s)
+
+        def note(state: RetryCallState) -> None:
+            if state.outcome is not None and not self._closed:
+                self.down = str(state.outcome.exception())
+
+        await asyncio.sleep(config.pause_s)
+        await AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=grows + wait_random(0, config.pause_s),
+            before_sleep=note,
+        )(self.try_writing)
+        self.down = None
+        self._up.set()
+        _log.info("store: Redis answers again")
+
+    def _reason(self, fault: Exception) -> str:
+        """A clause for people: no address, no key, no text of the server's but its code word."""
+        if isinstance(fault, TimeoutError):
+            return f"Redis did not answer within {self._config.timeout_s * 1000:g} ms"
+        if isinstance(fault, AuthenticationError):
+            return "Redis refuses the user or the password"
+        if isinstance(fault, ResponseError):
+            return f"Redis refuses commands ({type(fault).__name__.removesuffix('Error')})"
+        return "Redis cannot be reached"
