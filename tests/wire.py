@@ -287,7 +287,7 @@ def check_silent(answer: Incoming, *secrets: str) -> None:
     allowed = {
         "date", "content-type", "content-length", "transfer-encoding", "cache-control", "x-accel-buffering",
         "connection", "retry-after", "x-request-id", "x-process-time", "x-pointsman-model",
-        "x-pointsman-replica", "x-pointsman-attempts",
+        "x-pointsman-replica", "x-pointsman-attempts", "x-pointsman-ignored",
         # What TGI tells its clients of a whole answer (tgi.md 3.3).
         "x-compute-type", "x-compute-time", "x-compute-characters", "x-total-time", "x-validation-time",
         "x-queue-time", "x-inference-time", "x-time-per-token", "x-prompt-tokens", "x-generated-tokens",

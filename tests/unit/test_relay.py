@@ -6,13 +6,18 @@ from typing import cast
 import pytest
 
 from pointsman import attempt
+from pointsman.apis.base import Reply
+from pointsman.apis.openai import ChatWriter
 from pointsman.attempt import AttemptFailed
+from pointsman.bridge import Bridge
 from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.connection import Connection
 from pointsman.engines.base import Reader
+from pointsman.engines.chat import ChatSource
 from pointsman.engines.openai import OpenAIReader
 from pointsman.engines.tgi import TgiReader
 from pointsman.exchange import Exchange
+from pointsman.generation import Message, Wish
 from pointsman.relay import Relay
 from pointsman.sse import EVENT_CAP_BYTES
 from pointsman.watch import Clock, Watch
@@ -172,3 +177,16 @@ async def test_a_large_event_that_speaks_of_the_end_is_not_it() -> None:
     with pytest.raises(AttemptFailed) as caught:
         await relay(*in_chunks(TOKEN + large), by=TgiReader(CALL))
     assert caught.value.end is attempt.TRUNCATED
+
+
+@pytest.mark.parametrize("before", [b"", WORD])
+async def test_a_large_event_passes_no_bridge_unread(before: bytes) -> None:
+    """Where events are translated, one too large to hold is nonsense, whether anything was sent or not."""
+    wish = Wish(messages=(Message("user", "Hi"),))
+    bridge = Bridge(ChatSource(), ChatWriter(CALL, Reply("id", "m", "m", 0, lambda: 0.0)), wish)
+    large = b'data: {"choices":[{"delta":{"content":"a"}}],"engines_own":"' + LARGE + b'"}\n\n'
+    with pytest.raises(AttemptFailed) as caught:
+        await relay(*in_chunks(before + large), by=bridge)
+    assert caught.value.end is attempt.JUNK
+    assert all("engines_own" not in note for note in caught.value.__notes__)
+    assert ("שלום" in "".join(caught.value.__notes__)) is bool(before)
