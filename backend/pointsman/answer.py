@@ -107,6 +107,10 @@ class Answer:
         if call.stream and open_after_s > 0:
             self._timer = self._wire.loop.call_later(open_after_s, self._start_opener, open_after_s)
 
+    def add(self, lines: bytes) -> None:
+        """Add headers to an answer that is expected, each ended by CR LF."""
+        self._lines += lines
+
     async def whole(self, body: bytes, lines: bytes) -> None:
         self.committed = True
         self._begin(200, _JSON + lines, len(body))

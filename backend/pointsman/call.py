@@ -36,8 +36,9 @@ class Call(msgspec.Struct, frozen=True):
 
     `body` is what the client sent, byte for byte, and `fields` its top level. `wish` and `shape` are there
     in calls of `Api.PLAIN` only. `steers` names a field that steers the engine, which only trusted callers
-    may send. `lines` are headers of the answer, each ended by CR LF. `otherwise` is the answer where no
-    engine gives a good one; None: that is an error.
+    may send. `hides_usage`: the engine counts for us, and the client is not shown it. `lines` are headers of
+    the answer, each ended by CR LF. `otherwise` is the answer where no engine gives a good one; None: that is
+    an error.
     """
 
     api: Api
@@ -49,6 +50,7 @@ class Call(msgspec.Struct, frozen=True):
     wish: Wish | None = None
     shape: Shape | None = None
     steers: str | None = None
+    hides_usage: bool = False
     lines: bytes = b""
     otherwise: bytes | None = None
     session: str | None = None  # whose history comes before the messages, and is to hold them

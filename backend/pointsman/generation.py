@@ -61,6 +61,9 @@ class Wish(msgspec.Struct, frozen=True):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    text_penalty: float | None = (
+        None  # the same where a conversation is continued as a text and asks for none
+    )
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None

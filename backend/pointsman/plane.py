@@ -32,6 +32,7 @@ from pointsman.errors import (
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder
 from pointsman.guard import Guard, check_call
+from pointsman.limits import Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
@@ -78,12 +79,14 @@ class Plane:
         registry: Registry,
         forwarder: Forwarder,
         guard: Guard,
+        limiter: Limiter,
         config: PlaneConfig,
         observers: Sequence[Observer],
     ) -> None:
         self._registry = registry
         self._forwarder = forwarder
         self._guard = guard
+        self._limiter = limiter
         self._config = config
         self._observers = observers
         self._kept_clock: Clock | None = None
@@ -169,13 +172,26 @@ class Plane:
         answer.expect(surface, call, timeouts.open_after_s)
         limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
         run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s, timeouts)
+        rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
-            await self._forwarder.serve(run)
+            await (self._serve_limited(run, rules, answer) if rules.any else self._forwarder.serve(run))
         finally:
             wire.on_disconnect = None
             if watcher is not None:
                 watcher.cancel()
+
+    async def _serve_limited(self, run: Run, rules: Rules, answer: Answer) -> None:
+        run.call = counted(run.call, rules)
+        size, lasts_s = run.exchange.body_bytes, run.deadline - run.exchange.started_at
+        grant = await self._limiter.admit(rules, run.call, size, lasts_s)
+        try:
+            answer.add(grant.lines)
+            if grant.refusal is not None:
+                raise grant.refusal
+            await self._forwarder.serve(run)
+        finally:
+            self._limiter.settle(grant, used(run.exchange))
 
     def _model(self, match: Match, surface: Surface, call: Call) -> tuple[Model, Call]:
         """The model of a call: the path decides, then the body, then the default."""

@@ -26,7 +26,15 @@ def as_text(wish: Wish) -> Wish:
     first.
     """
     stops = (*wish.stop, *[stop for stop in STOPS if stop not in wish.stop])
-    return structs.replace(wish, prompt=render(wish.messages), messages=(), stop=stops, bare=True)
+    penalty = wish.repetition_penalty
+    return structs.replace(
+        wish,
+        prompt=render(wish.messages),
+        messages=(),
+        stop=stops,
+        bare=True,
+        repetition_penalty=wish.text_penalty if penalty is None else penalty,
+    )
 
 
 def render(messages: tuple[Message, ...]) -> str:

@@ -24,6 +24,7 @@ from pointsman.errors import INTERNAL, INVALID_PARAMETER, NO_REPLICA, TOTAL_TIME
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.guard import Guard
+from pointsman.limits import Limiter, LimitsConfig
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.origin import CorsConfig
 from pointsman.plane import EXTENSION, Plane, PlaneConfig, request_id
@@ -31,6 +32,7 @@ from pointsman.registry import Registry, SurfaceConfig
 from pointsman.replica import Endpoint, Engine, Facts
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
+from pointsman.store.memory import MemoryStore
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.watch import TICK_S
@@ -139,6 +141,7 @@ class Stage:
             self.registry,
             cast("Forwarder", self),
             Guard(self.access, cors),
+            Limiter(LimitsConfig(), MemoryStore()),
             self.config,
             (first, lambda _: self.order.append("second")),
         )

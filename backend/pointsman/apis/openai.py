@@ -219,7 +219,7 @@ class ChatWriter:
     def __init__(self, call: Call, reply: Reply) -> None:
         raw = call.fields.get("stream_options", msgspec.Raw(b"null"))
         asked = _Options() if bytes(raw) == b"null" else decode(call.fields, "stream_options", _Options)
-        self._usage = bool(asked.include_usage)
+        self._usage = bool(asked.include_usage) and not call.hides_usage
         name = msgspec.json.encode(reply.name)
         self._own = b'"id":"chatcmpl-%s","created":%d,"model":%s,"system_fingerprint":"pointsman",' % (
             reply.request_id.encode(),

@@ -160,6 +160,20 @@ class OpenAIReader:
         return body
 
 
+class HidingReader(OpenAIReader):
+    """Keeps the counts to itself: a client that did not ask for them knows no event without choices."""
+
+    mends = True
+
+    def mend(self, data: bytes) -> bytes:
+        return b"" if data != b"[DONE]" and tells_usage_alone(data) else frame(data)
+
+
+def tells_usage_alone(data: bytes) -> bool:
+    """Whether an event is the one that `include_usage` asks for."""
+    return b'"choices":[]' in data and b'"usage":{' in data
+
+
 def _has_content(delta: _Delta | None) -> bool:
     if delta is None:
         return False

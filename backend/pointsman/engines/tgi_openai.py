@@ -4,7 +4,7 @@ import msgspec
 
 from pointsman.apis.base import Reply
 from pointsman.call import Call, Fields, Operation
-from pointsman.engines.openai import OpenAIReader, decode_object
+from pointsman.engines.openai import OpenAIReader, decode_object, tells_usage_alone
 from pointsman.generation import Delta, Finish
 from pointsman.sse import frame
 from pointsman.stops import Stops
@@ -23,10 +23,13 @@ class MendingReader(OpenAIReader):
         self._id = f"{prefix}-{reply.request_id}"
         self._name = reply.name
         self._greeted: set[int] = set()  # choices whose role was told
+        self._hides_usage = call.hides_usage
         self._stop = _stops(call.fields)
         self._stops: dict[int, Stops] = {}  # of each choice
 
     def mend(self, data: bytes) -> bytes:
+        if self._hides_usage and tells_usage_alone(data):
+            return b""
         return frame(data if data == b"[DONE]" else self._repair(decode_object(data)))
 
     def whole(self, body: bytes) -> bytes:

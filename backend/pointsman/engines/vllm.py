@@ -6,7 +6,7 @@ from pointsman.apis.base import Reply
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.engines import chat, vllm_text, vllm_tokens
 from pointsman.engines.base import Outgoing, Reader, Source, Tokenized, join
-from pointsman.engines.openai import ROUTES, OpenAIReader
+from pointsman.engines.openai import ROUTES, HidingReader, OpenAIReader
 from pointsman.engines.response_format import for_vllm
 from pointsman.gauges import Load, count
 from pointsman.generation import Message, Wish
@@ -111,7 +111,9 @@ class Vllm:
         return Outgoing("POST", path, join(fields))
 
     def reader(self, call: Call, reply: Reply) -> Reader:
-        return vllm_tokens.TokensReader(call, reply) if call.api is Api.TGI else OpenAIReader(call)
+        if call.api is Api.TGI:
+            return vllm_tokens.TokensReader(call, reply)
+        return HidingReader(call) if call.hides_usage else OpenAIReader(call)
 
     def ask(self, wish: Wish, replica: Replica, *, stream: bool) -> Outgoing:
         if not wish.messages:

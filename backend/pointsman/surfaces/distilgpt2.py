@@ -15,6 +15,9 @@ from pointsman.surfaces.backend_api import detail_body, detail_frame, detail_sta
 from pointsman.surfaces.base import flag, invalid, model_name, number, text
 
 _PROMPT_TOKENS = 512
+_PENALTY = (
+    1.2  # the seed's own; it keeps DistilGPT-2 from repeating itself, and would spoil a model made for chat
+)
 _TOP_K = 50  # what `transformers` takes where nothing is said; seed 001 documents it
 _ROLES = ("system", "user", "assistant")
 FIELDS: Table = {
@@ -84,19 +87,21 @@ def _wish(
     temperature = number(fields, "temperature", 0.1, 2, 0.7)
     top_p = number(fields, "top_p", 0.1, 1, 0.9)
     top_k = number(fields, "top_k", 0, 1000, _TOP_K if prompt else 0, whole=True)
-    # The seed's own default keeps DistilGPT-2 from repeating itself; a model made for chat it would spoil.
-    penalty = number(fields, "repetition_penalty", 0.1, 2, 1.2 if prompt else 1)
+    penalty = number(fields, "repetition_penalty", 0.1, 2, _PENALTY if prompt else 1)
+    most = int(number(fields, length, 1, 1024, usual, whole=True))
     return Wish(
         prompt=prompt,
         messages=messages,
-        max_new=int(number(fields, length, 1, 1024, usual, whole=True)),
+        max_new=most,
         length_name=length,
         sampling=not _given(fields, "do_sample") or flag(fields, "do_sample"),
         temperature=temperature,
         top_p=top_p if top_p < 1 else None,
         top_k=int(top_k) or None,
         repetition_penalty=penalty if penalty != 1 else None,
-        first_tokens=_PROMPT_TOKENS,
+        text_penalty=None if _given(fields, "repetition_penalty") else _PENALTY,
+        first_tokens=_PROMPT_TOKENS if prompt else None,
+        reserve=most if messages else None,  # the last question must not be what is cut off
         clamps=True,
         ignored=told,
     )

@@ -8,7 +8,8 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Api, Call, Operation
 from pointsman.engines.base import Seen
-from pointsman.engines.openai import OpenAIReader
+from pointsman.engines.openai import HidingReader, OpenAIReader
+from pointsman.generation import Tokens
 
 
 def reader(operation: Operation = Operation.CHAT) -> OpenAIReader:
@@ -151,3 +152,16 @@ def test_an_answer_that_is_none(operation: Operation, body: bytes, end: End) -> 
     with pytest.raises(AttemptFailed) as caught:
         reader(operation).whole(body)
     assert caught.value.end is end
+
+
+def test_a_count_that_nobody_asked_for_is_not_shown() -> None:
+    """The event of the counts is left out, everything else passes as it is, and the router has counted."""
+    made = HidingReader(Call(Api.OPENAI, Operation.CHAT, "m", True))
+    text = b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}'
+    usage = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+    out = b""
+    for event in (text, usage, b"[DONE]"):
+        made.look(event)
+        out += made.mend(event)
+    assert out == b"data: " + text + b"\n\ndata: [DONE]\n\n"
+    assert made.tokens == Tokens(3, 4)

@@ -49,7 +49,9 @@ def test_defaults_are_those_of_the_seeds_code() -> None:
         found = wish(operation)
         assert (found.max_new, found.top_k, found.repetition_penalty) == (length, top_k, penalty)
         assert (found.sampling, found.temperature, found.top_p) == (True, 0.7, 0.9)
-        assert (found.first_tokens, found.clamps, found.ignored) == (512, True, ())
+        assert (found.clamps, found.ignored) == (True, ())
+        assert (found.first_tokens, found.reserve) == ((512, None) if operation is not CHAT else (None, 150))
+        assert found.text_penalty == 1.2
         call = decode(operation, **ASK[operation])
         assert (call.api, call.operation, call.model, call.stream) == (Api.PLAIN, operation, None, False)
 

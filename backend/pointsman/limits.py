@@ -1,0 +1,240 @@
+"""How much a caller may ask for: requests and tokens per time, and so many at once.
+
+One step at the store for each request: what it costs is reserved by an estimate before the engine is asked,
+and settled by what the engine counted. A key has its own limits; without one the address has the common ones.
+"""
+
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from itertools import count
+
+import msgspec
+from msgspec import structs
+
+from pointsman.call import Api, Call, Operation
+from pointsman.errors import RATE_LIMITED, RouterError
+from pointsman.exchange import Exchange
+from pointsman.gcra import Rate
+from pointsman.keys import Key
+from pointsman.store.base import Ask, Granted, Hold, Once, Store, Take, digest
+
+_BYTES_PER_TOKEN = 4  # of a prompt, for the estimate; what the engine counts is what is paid in the end
+_TOKENS_UNSAID = 256  # the estimate of an answer whose length the caller leaves open
+_KEPT = 4096  # callers whose rules are kept made
+_LENGTHS = ("max_completion_tokens", "max_tokens")
+_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """Common limits: of each key that has none of its own, and of each address without a key. None: no limit.
+
+    `burst` is how many requests may come at once; None: as many as in a minute. `shadow`: nobody is refused,
+    the log and the metrics tell who would have been. Addresses in `exempt` have no limits without a key.
+    """
+
+    requests_per_minute: float | None = None
+    burst: int | None = None
+    tokens_per_minute: float | None = None
+    concurrency: int | None = None
+    exempt: tuple[IPv4Network | IPv6Network, ...] = ()
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceLimits:
+    """What one surface limits besides; seed 002's token bucket."""
+
+    enabled: bool = True
+    requests_per_minute: float = 10
+    burst_size: int = 15
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What holds for one caller."""
+
+    requests: Take | None = None
+    tokens: Take | None = None
+    at_once: int | None = None
+    hold_key: str = ""
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is limited."""
+        return self.requests is not None or self.tokens is not None or self.at_once is not None
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """What a request was allowed, to be settled once it has ended.
+
+    `lines` are headers for its answer. `refusal`: it was not, and this is why.
+    """
+
+    granted: Granted
+    reserved: Take | None
+    holds: tuple[Hold, ...]
+    lines: bytes
+    refusal: RouterError | None = None
+
+
+class Limiter:
+    """The limits of one configuration.
+
+    Args:
+        surfaces: what single surfaces limit besides, by name.
+        note: told of each refusal, shadow ones included: what refused.
+    """
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        store: Store,
+        surfaces: dict[str, SurfaceLimits] | None = None,
+        note: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._surfaces = {name: one for name, one in (surfaces or {}).items() if one.enabled}
+        self._note = note
+        self._rules: OrderedDict[tuple[str, Key | None, str], Rules] = OrderedDict()
+        self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())
+
+    def rules(self, address: str, key: Key | None, surface: str) -> Rules:
+        """What holds for a caller on a surface."""
+        wanted = (address if key is None else "", key, surface if surface in self._surfaces else "")
+        found = self._rules.get(wanted)
+        if found is None:
+            found = self._rules[wanted] = self._make(address, key, wanted[2])
+            if len(self._rules) > _KEPT:
+                self._rules.popitem(last=False)
+        return found
+
+    async def admit(
+        self, rules: Rules, call: Call, size: int, lasts_s: float, once: Once | None = None
+    ) -> Grant:
+        """Take what a call costs.
+
+        Args:
+            size: bytes of its body.
+            lasts_s: how long it may take at most.
+            once: a nonce that must be new.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        reserved = None if rules.tokens is None else structs.replace(rules.tokens, cost=_estimate(call, size))
+        takes = tuple([take for take in (rules.requests, reserved) if take is not None])
+        holds: tuple[Hold, ...] = ()
+        if rules.at_once is not None:
+            holds = (Hold(rules.hold_key, rules.at_once, next(self._ids), lasts_s + 60.0),)
+        granted = await self._store.settle(Ask(takes, holds, once))
+        lines = _lines(rules, granted)
+        if granted.allowed:
+            return Grant(granted, reserved, holds, lines)
+        return Grant(granted, None, (), lines, self._refusal(rules, granted))
+
+    def settle(self, grant: Grant, tokens: float) -> None:
+        """Pay what was used, and let go of what was held."""
+        if grant.reserved is None and not grant.holds:
+            return
+        takes: tuple[Take, ...] = ()
+        if grant.reserved is not None:
+            takes = (structs.replace(grant.reserved, cost=tokens - grant.reserved.cost),)
+        self._store.give_back(grant.granted, takes, grant.holds)
+
+    def _refusal(self, rules: Rules, granted: Granted) -> RouterError | None:
+        if granted.refused == rules.hold_key and rules.at_once is not None:
+            what, told = "concurrency", "Too many requests at once"
+        elif rules.requests is not None and granted.refused == rules.requests.key:
+            what, told = "requests", "Too many requests in too short a time"
+        else:
+            what, told = "tokens", "Too many tokens in too short a time"
+        self._note(what)
+        if self._config.shadow:
+            return None
+        wait = max(1, math.ceil(granted.retry_after_s))
+        return RouterError(RATE_LIMITED, f"{told}; try again in {wait} s.", retry_after_s=wait)
+
+    def _make(self, address: str, key: Key | None, surface: str) -> Rules:
+        config = self._config
+        who = f"address {address}" if key is None else f"key {key.digest.hex()}"
+        if key is None and _within(address, config):
+            return Rules()
+        of_surface = self._surfaces.get(surface)
+        requests = Rate(of_surface.requests_per_minute, of_surface.burst_size) if of_surface else None
+        own = key.requests_per_minute if key is not None else None
+        if own is not None:
+            requests, surface = Rate(own, max(1, math.ceil(own))), ""
+        elif requests is None and config.requests_per_minute is not None:
+            per_minute = config.requests_per_minute
+            requests = Rate(per_minute, config.burst or max(1, math.ceil(per_minute)))
+        own_tokens = key.tokens_per_minute if key is not None else None
+        tokens = own_tokens if own_tokens is not None else config.tokens_per_minute
+        at_once = key.concurrency if key is not None else None
+        return Rules(
+            None if requests is None else Take(digest("requests", who, surface), requests),
+            None if tokens is None else Take(digest("tokens", who), Rate(tokens, max(1, math.ceil(tokens)))),
+            at_once if at_once is not None else config.concurrency,
+            digest("at once", who),
+        )
+
+
+def counted(call: Call, rules: Rules) -> Call:
+    """The call so that the engine counts its tokens; a client that did not ask is not shown the count."""
+    if rules.tokens is None or not call.stream or call.api is not Api.OPENAI:
+        return call
+    if b'"include_usage":true' in bytes(call.fields.get("stream_options", b"")).replace(b" ", b""):
+        return call
+    fields = {**call.fields, "stream_options": _WITH_USAGE}
+    return structs.replace(call, body=None, fields=fields, hides_usage=True)
+
+
+def used(exchange: Exchange) -> float:
+    """Tokens that a request has used: as the engine counted, else, of an answer that began, as we saw."""
+    counted_tokens = exchange.prompt_tokens + exchange.completion_tokens
+    if counted_tokens or not exchange.first_event_at:
+        return counted_tokens
+    return exchange.body_bytes / _BYTES_PER_TOKEN + exchange.events
+
+
+def _within(address: str, config: LimitsConfig) -> bool:
+    if not config.exempt:
+        return False
+    try:
+        found = ip_address(address)
+    except ValueError:  # a unix socket, or an address nobody could tell
+        return False
+    return any(found in network for network in config.exempt)
+
+
+def _estimate(call: Call, size: int) -> float:
+    """Tokens that a call will use, by what it says of itself."""
+    if call.operation in (Operation.TOKENIZE, Operation.CHAT_TOKENIZE, Operation.INFO):
+        return 0.0
+    most: int | None = None
+    if call.wish is not None:
+        most = call.wish.max_new
+    else:
+        raw = next((call.fields[name] for name in _LENGTHS if name in call.fields), None)
+        text = b"" if raw is None else bytes(raw)
+        most = int(text) if text.isdigit() and len(text) < 9 else None
+    if call.operation is Operation.EMBEDDING:
+        most = 0
+    return size / _BYTES_PER_TOKEN + (_TOKENS_UNSAID if most is None else most)
+
+
+def _lines(rules: Rules, granted: Granted) -> bytes:
+    """`X-RateLimit-…`, of the requests where they are limited, else of the tokens."""
+    take = rules.requests or rules.tokens
+    if take is None or not granted.levels:
+        return b""
+    level = granted.levels[0]
+    return b"x-ratelimit-limit: %d\r\nx-ratelimit-remaining: %d\r\nx-ratelimit-reset: %d\r\n" % (
+        take.rate.burst,
+        level.remaining,
+        math.ceil(level.full_in_s),
+    )
