@@ -134,13 +134,12 @@ _OPENAI: Body = {
 _CHAT: Body = {
     **_OPENAI, "logprobs": True, "top_logprobs": 2, "max_completion_tokens": 8, "metadata": {"a": "b"},
     "messages": OTHER, "parallel_tool_calls": False, "tools": TOOL,
-    "tool_choice": "required",
+    "tool_choice": "required", "function_call": {"name": "f"}, "functions": [{"name": "f"}],
 }  # fmt: skip
 _COMPLETION = {**_OPENAI, "best_of": 2, "echo": True, "logprobs": 1, "prompt": "Other", "suffix": "x"}
 _STREAMS = {"stream_options": {"stream": True}}
 _TEXT_CHAT = {name: _CHAT.get(name) for name in openai.FIELDS} | {
-    "continue_final_message": True, "function_call": {"name": "f"}, "functions": [{"name": "f"}],
-    "parallel_tool_calls": "x",
+    "best_of": 2, "continue_final_message": True, "parallel_tool_calls": "x",
 }  # fmt: skip
 _TGI: Body = {
     **_NUMBERS, "adapter_id": "x", "best_of": 2, "decoder_input_details": True, "details": True,

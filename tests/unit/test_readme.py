@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 from msgspec import Raw
 
+from pointsman.apis import openai, tgi
+from pointsman.apis.fields import Fate, Field, Table
 from pointsman.app import build
 from pointsman.call import Fields
 from pointsman.control.forms import plain
+from pointsman.engines import tgi_fields
 from pointsman.errors import ALL_KINDS
 from pointsman.metrics import FAMILIES
 from pointsman.policy import POLICIES
 from pointsman.routes import Routes
 from pointsman.settings import load
-from pointsman.surfaces import NAMES
+from pointsman.surfaces import NAMES, backend_api, distilgpt2
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +42,31 @@ def test_metrics_table_is_the_codes() -> None:
     """Each metric family stands in the README with its kind and help."""
     told = {tuple(row) for row in rows("metric")}
     assert told == {(f"`{f.name}`", f.kind.value, f.help) for f in FAMILIES}
+
+
+def fate(row: Field | None) -> str:
+    """What a cell of the tables of fields says; a field without a row is ignored, and told."""
+    if row is None:
+        return "ignored"
+    harmless = f" unless {' or '.join(f'`{raw.decode()}`' for raw in row.harmless)}" if row.harmless else ""
+    return f"{row.fate.value}{harmless}{': ' if row.note else ''}{row.note}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "tables"),
+    [
+        ("parameter of `/generate`", [tgi.FIELDS]),
+        ("field of OpenAI's", [openai.FIELDS, *tgi_fields.TABLES.values()]),
+        ("field beside `model_id`", [backend_api.FIELDS]),
+        ("field beside `prompt` alone", [distilgpt2.FIELDS]),
+    ],
+)
+def test_what_becomes_of_each_field_is_told(heading: str, tables: list[Table]) -> None:
+    """Each row of each table stands in the README with its fate and note, in the order of names."""
+    names = sorted({name for table in tables for name in table})
+    expected = [[f"`{name}`", *[fate(table.get(name)) for table in tables]] for name in names]
+    assert rows(heading) == expected
+    assert {row.fate for table in tables for row in table.values()} <= set(Fate)
 
 
 def test_every_route_is_told() -> None:

@@ -16,6 +16,7 @@ _NO_TEMPLATE = "is not possible, since this model has no chat template"
 _NO_LOGPROBS = "is not offered where a conversation is continued as a text"
 # OpenAI's and vLLM's chat fields before a model that only continues a text.
 FIELDS: Table = {
+    "best_of": refused("above 1 is not possible with this model", b"1", b"0"),
     "continue_final_message": refused(_NO_TEMPLATE),
     "frequency_penalty": translated(),
     "function_call": refused(_NO_TEMPLATE, b'"none"', b'"auto"'),

@@ -36,6 +36,8 @@ _BOTH: Table = {
 # OpenAI's fields on TGI's own `/v1` routes (tgi.md 5.1 and 5.3); what the tables do not know is ignored.
 CHAT_FIELDS: Table = {
     **_BOTH,
+    "function_call": refused("is not possible on this engine; `tool_choice` is", b'"none"', b'"auto"'),
+    "functions": refused("are not possible on this engine; `tools` are", b"[]"),
     "guided_json": translated("to a grammar"),
     "guided_regex": translated("to a grammar"),
     "logprobs": translated(),
