@@ -27,10 +27,14 @@ class LoadReader:
     """
 
     def __init__(
-        self, tls: Callable[[], ssl.SSLContext | None], clock: Callable[[], float] = monotonic
+        self,
+        tls: Callable[[], ssl.SSLContext | None],
+        clock: Callable[[], float] = monotonic,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._tls = tls
         self._clock = clock
+        self._timeout_s = timeout_s
         self._verify: ssl.SSLContext | None = None
         self._pages: dict[str, tuple[float, bytes | None]] = {}  # bounded: only addresses of the settings
         self._asking: dict[str, asyncio.Task[bytes | None]] = {}
@@ -65,7 +69,7 @@ class LoadReader:
     async def _ask(self, url: str, headers: Mapping[str, str]) -> bytes | None:
         page = None
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._client() as client:
+            async with asyncio.timeout(self._timeout_s), self._client() as client:
                 page = await _fetch(client, url, headers)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # TimeoutError is an OSError
             pass
@@ -76,7 +80,7 @@ class LoadReader:
         if self._verify is None:
             self._verify = self._tls() or ssl.create_default_context()
         limits = httpx.Limits(max_keepalive_connections=0)
-        return httpx.AsyncClient(verify=self._verify, trust_env=False, timeout=TIMEOUT_S, limits=limits)
+        return httpx.AsyncClient(verify=self._verify, trust_env=False, timeout=self._timeout_s, limits=limits)
 
 
 async def _fetch(client: httpx.AsyncClient, url: str, headers: Mapping[str, str]) -> bytes | None:
