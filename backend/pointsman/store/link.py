@@ -10,55 +10,24 @@ yet come and be taken for another's (redis-py's CVE-2023-28858).
 import asyncio
 import logging
 import ssl
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from pointsman.store.base import Unavailable
+from pointsman.store.config import StoreConfig
 from pointsman.store.scripts import Script
 
 _log = logging.getLogger("pointsman.store")
-_SCHEMES = ("redis", "rediss", "unix")
 _FAULTS = (RedisError, OSError, ValueError)  # ValueError: what answers is no Redis
-
-
-@dataclass(frozen=True, slots=True)
-class RedisConfig:
-    """How Redis is spoken to, per worker process.
-
-    Raises:
-        ValueError: one sentence that names the knob.
-    """
-
-    url: str  # redis://, rediss:// (TLS) or unix://, with user, password and number of the database
-    ca_file: str | None = None  # PEM, for rediss://; None: the system's trust store
-    prefix: str = "pointsman:"  # of all keys; two installations on one Redis need two
-    timeout_s: float = 0.05  # for one operation, connecting included; above 0
-    connections: int = 32  # at most; an operation that finds none free waits within its timeout; at least 1
-    pause_s: float = 0.1  # before the first trial after a failure, doubled from trial to trial; above 0
-    pause_max_s: float = 2.0
-
-    def __post_init__(self) -> None:
-        where = urlsplit(self.url)
-        if where.scheme not in _SCHEMES or not (where.hostname or where.path):
-            raise ValueError("the address of Redis must be like redis://host:6379/0, rediss://… or unix://…")
-        if set(parse_qs(where.query, keep_blank_values=True)) - {"db"}:
-            raise ValueError("the address of Redis may carry no options but db")
-        for name in ("timeout_s", "pause_s", "pause_max_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} of Redis must be more than 0 seconds")
-        if self.connections < 1:
-            raise ValueError("connections of Redis must be at least 1")
 
 
 class Link:
     """Commands to one Redis server. Belongs to the event loop it is first used on."""
 
-    def __init__(self, config: RedisConfig) -> None:
+    def __init__(self, config: StoreConfig) -> None:
         self._config = config
         options: dict[str, Any] = {**parse_url(config.url)}
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)

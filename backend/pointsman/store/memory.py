@@ -93,7 +93,7 @@ class MemoryStore:
             if wait < LEASE_RETRY_S and not self._has_room(hold, now):
                 refused, wait = hold.key, LEASE_RETRY_S
         if refused is not None:
-            levels = [_level(take, lies) for take, lies in zip(ask.takes, ahead, strict=True)]
+            levels = [self._look(take, lies) for take, lies in zip(ask.takes, ahead, strict=True)]
             return Granted(allowed=False, levels=tuple(levels), refused=refused, retry_after_s=wait)
         if ask.once is not None:
             self._note(ask.once, now)
@@ -199,6 +199,13 @@ class MemoryStore:
             self._evict(now)
         return _level(take, arrival.ahead_s)
 
+    def _look(self, take: Take, lies: float) -> Level:
+        """The level of a bucket that nothing is taken from; it counts as used."""
+        arrival = self._rates.pop(take.key, None)
+        if arrival is not None:
+            self._rates[take.key] = arrival
+        return _level(take, lies)
+
     def _evict(self, now: float) -> None:
         oldest = list(islice(self._rates.items(), _LOOKED_AT))
         full = (key for key, arrival in oldest if not ahead_s(arrival, now))
@@ -206,15 +213,32 @@ class MemoryStore:
 
     def _has_room(self, hold: Hold, now: float) -> bool:
         held = self._held.get(hold.key)
-        if held is None:
-            return hold.limit > 0 and self._leases < self._config.leases
-        if held.get(hold.id, now) > now:
-            return True
-        if len(held) >= hold.limit:
-            for name in [name for name, ends in held.items() if ends <= now]:
-                del held[name]
-                self._leases -= 1
-        return len(held) < hold.limit and self._leases < self._config.leases
+        if held is not None:
+            if held.get(hold.id, now) > now:
+                return True
+            if len(held) >= hold.limit:
+                self._end(held, now)
+            if len(held) >= hold.limit:
+                return False
+            if not held:
+                del self._held[hold.key]
+        if self._leases >= self._config.leases:
+            self._end_some(now)
+        return self._leases < self._config.leases
+
+    def _end(self, held: dict[str, float], now: float) -> None:
+        """End the leases of a key whose time is over."""
+        for name in [name for name, ends in held.items() if ends <= now]:
+            del held[name]
+            self._leases -= 1
+
+    def _end_some(self, now: float) -> None:
+        """Look for leases whose time is over, at some keys; at others when asked again."""
+        for key in list(islice(self._held, _LOOKED_AT)):
+            held = self._held.pop(key)
+            self._end(held, now)
+            if held:
+                self._held[key] = held
 
     def _hold(self, hold: Hold, now: float) -> None:
         held = self._held.get(hold.key)

@@ -21,7 +21,8 @@ from pointsman.store.base import (
     unseal,
     unseal_items,
 )
-from pointsman.store.link import Link, RedisConfig
+from pointsman.store.config import StoreConfig
+from pointsman.store.link import Link
 from pointsman.store.returns import Returns
 from pointsman.store.scripts import (
     APPEND,
@@ -48,7 +49,7 @@ class RedisStore:
         clock: seconds, instead of Redis' own clock: for tests alone.
     """
 
-    def __init__(self, config: RedisConfig, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, config: StoreConfig, clock: Callable[[], float] | None = None) -> None:
         self.foreign = 0
         self._prefix = config.prefix
         self._clock = clock
