@@ -21,7 +21,7 @@ from pointsman.forward import Forwarder
 from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
 from pointsman.keyring import Keyring
-from pointsman.limits import Limiter, LimitsConfig
+from pointsman.limits import Limiter
 from pointsman.load import LoadReader
 from pointsman.log import AccessLog, configure
 from pointsman.metrics import Metrics
@@ -33,8 +33,7 @@ from pointsman.replica import Health, Replica, State
 from pointsman.routes import Routes
 from pointsman.sessions import Sessions
 from pointsman.settings import Settings
-from pointsman.store.base import Store
-from pointsman.store.memory import MemoryStore
+from pointsman.store import make as make_store
 from pointsman.upstream import Pools
 
 _log = logging.getLogger("pointsman.app")
@@ -70,7 +69,7 @@ class Router(FastAPI):
         )
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
         own_key = settings.security.api_key
-        self.store: Store = MemoryStore()
+        self.store = make_store(settings.store)
         self.keyring = Keyring(settings.keys_file, () if own_key is None else (own_key,))
         guard = Guard(settings.access, settings.cors, self.keyring)
         self.pools = Pools(settings.upstream)
@@ -81,7 +80,7 @@ class Router(FastAPI):
             self.registry,
             forwarder,
             guard,
-            Limiter(LimitsConfig(), self.store),
+            Limiter(settings.limits, self.store, settings.surface_limits),
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
             (self.metrics.observe, self.recent.observe, self.access_log.observe),
         )

@@ -13,6 +13,7 @@ from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
 from pointsman.knob import Knob, section
+from pointsman.limit_knobs import LIMITS, RATE_LIMIT, STORE
 from pointsman.metrics import MetricsConfig
 from pointsman.origin import CorsConfig
 from pointsman.retry import RetryConfig
@@ -206,6 +207,9 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "HTTP front": _FRONT,
     "Who may come in": _ACCESS,
     "API keys": _KEYS,
+    "Limits of callers": LIMITS,
+    "Limits of /v1/generate and /v1/chat": RATE_LIMIT,
+    "Store": STORE,
     "Models": _MODELS,
     "Models by surface; the README tells which routes are whose": MODELS_BY_SURFACE,
     "What /v1/generate and /v1/chat take where a call does not say": LLM_SERVICE,

@@ -7,10 +7,11 @@ and settled by what the engine counted. A key has its own limits; without one th
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
+from types import MappingProxyType
 
 import msgspec
 from msgspec import structs
@@ -93,12 +94,12 @@ class Limiter:
         self,
         config: LimitsConfig,
         store: Store,
-        surfaces: dict[str, SurfaceLimits] | None = None,
+        surfaces: Mapping[str, SurfaceLimits] = MappingProxyType({}),
         note: Callable[[str], None] = lambda what: None,
     ) -> None:
         self._config = config
         self._store = store
-        self._surfaces = {name: one for name, one in (surfaces or {}).items() if one.enabled}
+        self._surfaces = {name: one for name, one in surfaces.items() if one.enabled}
         self._note = note
         self._rules: OrderedDict[tuple[str, Key | None, str], Rules] = OrderedDict()
         self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from pointsman.knobs import (
     keys_in,
     section_knobs,
 )
+from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.model import ModelConfig
 from pointsman.model_list import mark_default, read_models, unknown_model
@@ -32,9 +34,10 @@ from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
 from pointsman.sources import Environment, Given
+from pointsman.store.config import StoreConfig
 from pointsman.surface_knobs import SURFACES
 from pointsman.surfaces import NAMES
-from pointsman.surfaces.llm_service import LlmServiceConfig
+from pointsman.surfaces.llm_service import LlmService, LlmServiceConfig
 from pointsman.surfaces.plg import PlgConfig
 from pointsman.upstream import UpstreamConfig
 from pointsman.values import SettingsError
@@ -42,7 +45,7 @@ from pointsman.values import SettingsError
 __all__ = ["LogFormat", "Origin", "Settings", "SettingsError", "discover", "load"]
 
 # Sections that configurations of earlier services have, and that we do not read.
-_FOREIGN_SECTIONS = ("rate_limit", "cache", "chat_history")
+_FOREIGN_SECTIONS = ("cache", "chat_history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,9 @@ class Settings:
     key_needs: Mapping[str, Need]  # by guard class
     security: SecurityConfig
     metrics: MetricsConfig
+    limits: LimitsConfig
+    surface_limits: Mapping[str, SurfaceLimits]  # by the names of the surfaces
+    store: StoreConfig
     llm_service: LlmServiceConfig
     plg: PlgConfig
     gpu_metrics_url: str | None
@@ -182,6 +188,9 @@ def _assemble(
         key_needs=values["KEY_NEEDS"],
         security=SecurityConfig(**section("SECURITY")),
         metrics=MetricsConfig(**section("METRICS")),
+        limits=LimitsConfig(**section("LIMITS")),
+        surface_limits={LlmService.name: SurfaceLimits(**section("RATE_LIMIT"))},
+        store=_store(section("STORE"), given),
         llm_service=LlmServiceConfig(**section("MODEL")),
         plg=_plg(section("PLG"), given),
         gpu_metrics_url=values["GPU_METRICS_URL"],
@@ -229,6 +238,18 @@ def _keys_file(path: Path, name: str) -> Path:
     except ValueError as sentence:
         raise SettingsError(f"{name}: {sentence}") from None
     return path
+
+
+def _store(parts: dict[str, Any], given: Mapping[str, Given]) -> StoreConfig:
+    try:
+        config = StoreConfig(**parts)
+    except ValueError as error:  # begins with the knob's name
+        name, _, rest = str(error).partition(" ")
+        raise SettingsError(f"{_called(f'STORE__{name.upper()}', given)} {rest}") from None
+    if not config.in_memory and find_spec("redis") is None:
+        name = _called("STORE__URL", given)
+        raise SettingsError(f"{name} names Redis, which needs the extra: pip install 'pointsman[redis]'")
+    return config
 
 
 def _plg(parts: dict[str, Any], given: Mapping[str, Given]) -> PlgConfig:

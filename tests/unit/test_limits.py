@@ -71,7 +71,7 @@ async def test_an_exempt_address_is_not_limited_without_a_key() -> None:
 
 
 async def test_a_surface_may_have_a_limit_of_its_own() -> None:
-    """Seed 002's bucket: 15 at once, then one each six seconds, on its routes alone; a key's own limit wins."""
+    """Seed 002's bucket: 15 at once, then one each six seconds, on its routes; a key's own limit wins."""
     clock = Clock()
     made = limiter(clock, seed=SurfaceLimits())
     assert not made.rules(ADDRESS, None, "openai").any

@@ -19,6 +19,7 @@ from pointsman.front import TcpAddress, UnixAddress
 from pointsman.health import HealthConfig
 from pointsman.keys import digest_of
 from pointsman.knobs import GROUPS, KNOBS, SECTIONS, LogFormat, section_knobs
+from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.pii import PiiMode
 from pointsman.registry import SurfaceConfig
@@ -26,6 +27,7 @@ from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
 from pointsman.screening import SecurityConfig
 from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.store.config import StoreConfig
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.llm_service import LlmServiceConfig
 from pointsman.surfaces.plg import PlgConfig
@@ -33,6 +35,9 @@ from pointsman.upstream import UpstreamConfig
 
 ROOT = Path(__file__).parents[2]
 CONFIG_OBJECTS = {
+    "LIMITS": LimitsConfig,
+    "RATE_LIMIT": SurfaceLimits,
+    "STORE": StoreConfig,
     "TIMEOUT": Timeouts,
     "RETRY": RetryConfig,
     "HEALTH": HealthConfig,
@@ -483,3 +488,14 @@ def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"^KEYS_FILE: key file .*keys\[0\]\.sha256"):
         load({"KEYS_FILE": str(path)}, None, None)
     assert load({"KEYS_FILE": str(tmp_path / "none.json")}, None, None).keys_file.name == "none.json"
+
+
+def test_a_store_that_cannot_be_is_said_and_its_password_is_not() -> None:
+    """Neither the error nor the report of the settings shows who signs in."""
+    with pytest.raises(SettingsError, match=r"^STORE__URL of the store must be memory://") as caught:
+        load({"STORE__URL": "mysql://me:s3cret-word@h/0"}, None, None)
+    assert "s3cret" not in str(caught.value)
+    settings = load({"STORE__URL": "redis://me:s3cret-word@h:6379/1"}, None, None)
+    assert settings.store.url == "redis://me:s3cret-word@h:6379/1"
+    (shown,) = [origin.text for origin in settings.origins if origin.name == "STORE__URL"]
+    assert shown == "redis://…@h:6379/1"
