@@ -15,7 +15,7 @@ from processes import Emulator, Router, wait_for
 from wire import Incoming, call, data_of, post, request
 
 TURNS = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say hello."}]
-MODELS = ("distilgpt2", "gemma-3-12b", "base-model")
+MODELS = ("distilgpt2", "gemma-3-12b", "base-model", "chatty")
 BASE = ("distilgpt2", "base-model")  # without a chat template
 TOKENS = 24
 Body = dict[str, Any]
@@ -107,7 +107,8 @@ def chat_stream(chunks: list[Any]) -> Told:
 
 
 def text_stream(chunks: list[Any]) -> Told:
-    *chunks, usage = chunks
+    usage = chunks[-1]
+    chunks = [chunk for chunk in chunks if chunk["choices"]]  # TGI counts in its last one, vLLM behind it
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
     assert all(chunk["object"] == "text_completion" for chunk in chunks)
     return Told(text, chunks[-1]["choices"][0]["finish_reason"], *usage_of(usage["usage"]))
@@ -250,14 +251,16 @@ def engines() -> Iterator[dict[str, Emulator]]:
         Emulator("tgi", *endless) as tgi,
         Emulator("vllm", *endless) as vllm,
         Emulator("vllm", "--no-chat-template", "--max-model-len", "512", *endless) as base,
+        Emulator("tgi", "--chat-template", *endless) as chatty,
     ):
-        yield dict(zip(MODELS, (tgi, vllm, base), strict=True))
+        yield dict(zip(MODELS, (tgi, vllm, base, chatty), strict=True))
 
 
 @pytest.fixture(scope="module")
 def bridged(engines: dict[str, Emulator]) -> Iterator[Router]:
-    names = ("TGI_DISTILGPT2_ENDPOINT", "VLLM_GEMMA3_ENDPOINT", "VLLM_BASE_MODEL_ENDPOINT")
-    with Router(**{name: engines[model].url for name, model in zip(names, MODELS, strict=True)}) as running:
+    names = ("TGI_DISTILGPT2", "VLLM_GEMMA3", "VLLM_BASE_MODEL", "TGI_CHATTY")
+    urls = [engines[model].url for model in MODELS]
+    with Router(**{f"{name}_ENDPOINT": url for name, url in zip(names, urls, strict=True)}) as running:
         running.wait_until_up(*MODELS)
         yield running
 
@@ -285,8 +288,8 @@ def test_each_api_on_each_engine(bridged: Router, api: Api, model: str) -> None:
     assert whole.text == streamed.text
     assert "[emulated]" in whole.text
     for told in (whole, streamed):
-        assert told.finish in ("length", None)
-        assert told.completion_tokens in (TOKENS, None)
+        tells = api.name not in ("003 generate", "000 complete", "000 chat")
+        assert (told.finish, told.completion_tokens) == (("length", TOKENS) if tells else (None, None))
     if whole.prompt_tokens is not None:
         assert whole.prompt_tokens == streamed.prompt_tokens
         assert whole.prompt_tokens > 0
@@ -320,6 +323,23 @@ def test_a_base_model_continues_the_conversation(
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_stop_sequences(bridged: Router, model: str, stream: bool) -> None:
+    """OpenAI's clients never see one, TGI's find it at the end of their text; both hear why it ended."""
+    for api, more in ((CHAT, 0), (COMPLETION, 0), (TGI_GENERATE, 1)):
+        text = ask(bridged, api, model, stream=stream).text
+        word = " " + text.split()[2]
+        stop: Body = {"stop": ["never", word]}
+        if api is TGI_GENERATE:
+            stop = {"parameters": {"max_new_tokens": TOKENS, "details": True, **stop}}
+        told = ask(bridged, api, model, stream=stream, **stop)
+        end = text.index(word) + more * len(word)
+        assert (told.text, told.finish) == (text[:end], "stop"), api.name
+        if told.completion_tokens is not None:
+            assert 0 < told.completion_tokens < TOKENS
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_token_routes(bridged: Router, model: str) -> None:
     """Ids, texts and byte offsets of a Hebrew text, in TGI's shape on each engine."""
     text = "שלום, world"
@@ -328,7 +348,7 @@ def test_token_routes(bridged: Router, model: str) -> None:
     spans = [(token["start"], token["stop"]) for token in told if token["stop"] > token["start"]]
     assert b"".join(text.encode()[start:stop] for start, stop in spans) == text.encode()
     info = call(bridged.port, request("GET", f"/models/{model}/info")).json()
-    context = {"distilgpt2": 1024, "gemma-3-12b": 32768, "base-model": 512}[model]
+    context = {"gemma-3-12b": 32768, "base-model": 512}.get(model, 1024)
     assert (info["max_total_tokens"], info["max_stop_sequences"]) == (context, 4)
 
 
