@@ -210,11 +210,11 @@ local key, item, size = stem .. ARGV[3], ARGV[4], tonumber(ARGV[5])
 local overhead, most_items = #item - size, tonumber(ARGV[9])
 local most_bytes = math.min(tonumber(ARGV[10]), tonumber(ARGV[8]))
 sweep()
+redis.call('ZADD', uses, 'XX', score(now), ARGV[3])
 local items = redis.call('LRANGE', key, 0, -1)
 local sum = size
 for _, other in ipairs(items) do
   if string.sub(other, 1, @ID_BYTES@) == string.sub(item, 1, @ID_BYTES@) then
-    redis.call('ZADD', uses, 'XX', score(now), ARGV[3])
     return 1
   end
   sum = sum + #other - overhead
