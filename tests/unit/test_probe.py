@@ -166,17 +166,21 @@ async def test_the_chat_template_is_asked_for_once_while_up(
     small = SmallEngine({**routes, path: (none, b"{}")})
     async with served(small) as port:
         prober, replica = Prober([], QUICK), replica_at(port, engine)
+
+        async def probe_until(*, up: bool) -> None:
+            async with asyncio.timeout(10):
+                while replica.usable is not up:
+                    await prober.probe_once(replica)
+
         for _ in range(3):
             await prober.probe_once(replica)
         assert replica.facts.chat_template is False
         assert small.asked().count(path) == 1
         small.routes["/health"] = (503, b"")
-        while replica.health.state is State.UP:
-            await prober.probe_once(replica)
+        await probe_until(up=False)
         assert replica.facts.chat_template is False
         small.routes["/health"], small.routes[path] = (200, b""), (200, b"{}")
-        while replica.health.state is not State.UP:
-            await prober.probe_once(replica)
+        await probe_until(up=True)
         assert replica.facts.chat_template is True
         asked = small.asked().count(path)
         await prober.probe_once(replica)
