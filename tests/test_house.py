@@ -25,10 +25,12 @@ FLOORS = {
         (
             "config_file",
             "key_command",
+            "limit_knobs",
             "knob",
             "knobs",
             "model_list",
             "naming",
+            "recall_knobs",
             "sources",
             "surface_knobs",
             "values",
@@ -63,7 +65,7 @@ FLOORS = {
         3,
     ),
     **dict.fromkeys(("availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
-    **dict.fromkeys(("cache", "history", "single_flight", "store"), 2),
+    **dict.fromkeys(("cache", "history", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (
             "access",

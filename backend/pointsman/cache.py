@@ -53,14 +53,18 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class ResponseCache:
-    """Answers by the exact request. No answer is ever found by another tenant."""
+    """Answers by the exact request. No answer is ever found by another tenant.
+
+    `hits` and `misses` are this worker's; `entries` is how many answers there may be.
+    """
 
     def __init__(self, store: Store, config: CacheConfig | None = None) -> None:
         self._store = store
         self._config = config = config or CacheConfig()
         self._shelf = Shelf("cache", config.entries, config.bytes)
-        self._hits = 0
-        self._misses = 0
+        self.entries = config.entries
+        self.hits = 0
+        self.misses = 0
         self._unavailable = 0
 
     async def get(self, tenant: str, key: str) -> bytes | None:
@@ -71,9 +75,9 @@ class ResponseCache:
             self._unavailable += 1
             value = None
         if value is None:
-            self._misses += 1
+            self.misses += 1
         else:
-            self._hits += 1
+            self.hits += 1
         return value
 
     async def put(self, tenant: str, key: str, answer: bytes, finish_reason: str | None) -> bool:
@@ -109,8 +113,8 @@ class ResponseCache:
             size=size.entries,
             bytes=size.bytes,
             max_size=self._config.entries,
-            hits=self._hits,
-            misses=self._misses,
+            hits=self.hits,
+            misses=self.misses,
             unavailable=self._unavailable,
         )
 

@@ -54,6 +54,7 @@ class Call(msgspec.Struct, frozen=True):
     lines: bytes = b""
     otherwise: bytes | None = None
     session: str | None = None  # whose history comes before the messages, and is to hold them
+    repeats: bool = False  # an answer to the same call may be given again, where the operator wants that
 
 
 @dataclass(frozen=True, slots=True)

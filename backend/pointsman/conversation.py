@@ -62,6 +62,7 @@ class Run(msgspec.Struct):
     sink: Sink
     deadline: float
     timeouts: Timeouts
+    tenant: str = ""  # whose history and cache it uses
     tried: Tried = msgspec.field(default_factory=Tried)
     asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST

@@ -110,6 +110,10 @@ ENGINE_MISCONFIGURED = ErrorKind(
     "engine_misconfigured", 502, _R, False, "The engine does not accept the router's calls."
 )
 NO_REPLICA = ErrorKind("no_replica", 503, _R, True, "The model is known, but no replica of it is up.")
+STORE_AWAY = ErrorKind("store_unavailable", 503, _R, True, "The store does not answer.")
+HISTORY_AWAY = ErrorKind(
+    "history_unavailable", 503, _R, True, "What was said before in this session cannot be read now."
+)
 ENGINE_OVERLOADED = ErrorKind("engine_overloaded", 503, _E, True, "All replicas of the model are full.")
 FIRST_EVENT_TIMEOUT = ErrorKind(
     "first_event_timeout", 504, _E, True, "The engine sent nothing within the time allowed."

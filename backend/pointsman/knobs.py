@@ -16,6 +16,7 @@ from pointsman.knob import Knob, section
 from pointsman.limit_knobs import LIMITS, RATE_LIMIT, STORE
 from pointsman.metrics import MetricsConfig
 from pointsman.origin import CorsConfig
+from pointsman.recall_knobs import CACHE, CHAT_HISTORY
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
 from pointsman.surface_knobs import LLM_SERVICE, MODELS_BY_SURFACE, PLG
@@ -214,6 +215,8 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Models by surface; the README tells which routes are whose": MODELS_BY_SURFACE,
     "What /v1/generate and /v1/chat take where a call does not say": LLM_SERVICE,
     "What /api/chat/stream and its services take where a call does not say": PLG,
+    "Answers of these routes that are given again": CACHE,
+    "Conversations that /v1/chat remembers": CHAT_HISTORY,
     "Keys, lengths and personal data, as seed 002 calls them": _SECURITY,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,
     "Retries; the budget is per model and worker process": _RETRY,

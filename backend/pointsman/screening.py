@@ -30,6 +30,11 @@ class SecurityConfig:
     max_prompt_chars: int = 4000  # of a prompt, or of a conversation's new turn; on seed 002's routes
     enable_pii_filter: PiiMode = PiiMode.OFF
 
+    @property
+    def own_keys(self) -> tuple[Key, ...]:
+        """The key, if there is one."""
+        return () if self.api_key is None else (self.api_key,)
+
 
 def screened(call: Call, mode: PiiMode) -> Call:
     """The call as it may go on.

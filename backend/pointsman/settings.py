@@ -30,6 +30,7 @@ from pointsman.model import ModelConfig
 from pointsman.model_list import mark_default, read_models, unknown_model
 from pointsman.naming import named_pools, unread_urls
 from pointsman.origin import CorsConfig
+from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
@@ -43,9 +44,6 @@ from pointsman.upstream import UpstreamConfig
 from pointsman.values import SettingsError
 
 __all__ = ["LogFormat", "Origin", "Settings", "SettingsError", "discover", "load"]
-
-# Sections that configurations of earlier services have, and that we do not read.
-_FOREIGN_SECTIONS = ("cache", "chat_history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,8 @@ class Settings:
     metrics: MetricsConfig
     limits: LimitsConfig
     surface_limits: Mapping[str, SurfaceLimits]  # by the names of the surfaces
+    answer_cache: AnswerCacheConfig
+    chat_history: ChatHistoryConfig
     store: StoreConfig
     llm_service: LlmServiceConfig
     plg: PlgConfig
@@ -130,7 +130,8 @@ def load(
     if config_file is not None and config_file.is_file():
         file = Section(read_config_file(config_file), config_file.name)
         named = named or Given(str(config_file), "", "found")
-    notices = [*_check_keys(file), *sources.lookalikes(environment), *unread_urls(environment)]
+    _check_keys(file)
+    notices = [*sources.lookalikes(environment), *unread_urls(environment)]
     notices += sources.unread(environment, file)
 
     values: dict[str, Any] = {}
@@ -145,15 +146,10 @@ def load(
     return _assemble(values, given, environment, file, notices)
 
 
-def _check_keys(file: Section) -> list[str]:
-    file.refuse_unknown([*keys_in(""), "models", *(_present(file))])
+def _check_keys(file: Section) -> None:
+    file.refuse_unknown([*keys_in(""), "models"])
     for name in dict.fromkeys((*(name.partition("__")[0] for name in NAMESPACES), *NAMESPACES)):
         file.below(name).refuse_unknown(keys_in(name))
-    return [f"{file.file}: the section {name} is not read" for name in _present(file)]
-
-
-def _present(file: Section) -> list[str]:
-    return [name for name in _FOREIGN_SECTIONS if name in file.entries]
 
 
 def _assemble(
@@ -175,13 +171,7 @@ def _assemble(
         root_path=values["ROOT_PATH"],
         docs=values["DOCS"],
         public_url=values["PUBLIC_URL"],
-        front=FrontConfig(
-            listen=values["LISTEN"] or (TcpAddress(values["HOST"], values["PORT"]),),
-            keep_alive_s=values["KEEP_ALIVE_S"],
-            grace_s=values["GRACE_S"],
-            drain_s=values["DRAIN_S"],
-            stream_error_termination=values["STREAM_ERROR_TERMINATION"],
-        ),
+        front=_front(values),
         access=_access(values, given),
         cors=CorsConfig(allowed_origins=values["ALLOWED_ORIGINS"], public_hosts=values["PUBLIC_HOSTS"]),
         keys_file=_keys_file(values["KEYS_FILE"], _called("KEYS_FILE", given)),
@@ -190,6 +180,8 @@ def _assemble(
         metrics=MetricsConfig(**section("METRICS")),
         limits=LimitsConfig(**section("LIMITS")),
         surface_limits={LlmService.name: SurfaceLimits(**section("RATE_LIMIT"))},
+        answer_cache=AnswerCacheConfig(**section("CACHE")),
+        chat_history=ChatHistoryConfig(**section("CHAT_HISTORY")),
         store=_store(section("STORE"), given),
         llm_service=LlmServiceConfig(**section("MODEL")),
         plg=_plg(section("PLG"), given),
@@ -215,6 +207,16 @@ def _origin(knob: Knob, value: Any, found: Given | None) -> Origin:
 
 def _called(name: str, given: Mapping[str, Given]) -> str:
     return given[name].called if name in given else name
+
+
+def _front(values: Mapping[str, Any]) -> FrontConfig:
+    return FrontConfig(
+        listen=values["LISTEN"] or (TcpAddress(values["HOST"], values["PORT"]),),
+        keep_alive_s=values["KEEP_ALIVE_S"],
+        grace_s=values["GRACE_S"],
+        drain_s=values["DRAIN_S"],
+        stream_error_termination=values["STREAM_ERROR_TERMINATION"],
+    )
 
 
 def _access(values: Mapping[str, Any], given: Mapping[str, Given]) -> AccessConfig:

@@ -75,7 +75,7 @@ def test_every_route_is_told() -> None:
     served = {
         (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods
     }
-    told = {(method, path) for method, path in re.findall(r"`(GET|POST) (/[^`\s]*)`", README)}
+    told = {(method, path) for method, path in re.findall(r"`(GET|POST|PUT|DELETE) (/[^`\s]*)`", README)}
     told -= {("GET", path) for path in ("/docs", "/redoc", "/openapi.json")}
     assert told <= served
     copies = {(m, p) for m, p in served if p.startswith("/models/{model_id}") and m == "POST"}

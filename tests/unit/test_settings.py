@@ -22,6 +22,7 @@ from pointsman.knobs import GROUPS, KNOBS, SECTIONS, LogFormat, section_knobs
 from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.pii import PiiMode
+from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
@@ -46,6 +47,8 @@ CONFIG_OBJECTS = {
     "MODEL": LlmServiceConfig,
     "SECURITY": SecurityConfig,
     "METRICS": MetricsConfig,
+    "CACHE": AnswerCacheConfig,
+    "CHAT_HISTORY": ChatHistoryConfig,
     "PLG": PlgConfig,
 }
 
@@ -347,6 +350,7 @@ def test_seed_002s_files_are_read(tmp_path: Path) -> None:
         "  top_p: 0.8, top_k: 40}\n"
         f"security: {{api_key: {'k' * 32}, max_prompt_chars: 99, enable_pii_filter: true}}\n"
         "metrics: {enabled: false, endpoint: /metrics}\n"
+        "cache: {enabled: true, size: 7, ttl_seconds: 60}\nchat_history: {enabled: true, ttl_seconds: 90}\n"
         "logging: {format: text, level: ERROR, include_request_body: false}\n",
     )
     env_file = write(tmp_path / ".env", "MODEL__TOP_K=30\nMODEL__TOP_P=0.7\n")
@@ -360,6 +364,8 @@ def test_seed_002s_files_are_read(tmp_path: Path) -> None:
     assert settings.security.max_prompt_chars == 99
     assert settings.security.enable_pii_filter is PiiMode.REJECT
     assert not settings.metrics.enabled
+    assert settings.answer_cache == AnswerCacheConfig(enabled=True, size=7, ttl_seconds=60)
+    assert settings.chat_history == ChatHistoryConfig(enabled=True, ttl_seconds=90)
     assert "k" * 32 not in repr(settings)
     assert [notice.partition(":")[0] for notice in settings.notices] == [
         "name of app in config.yml is not read",

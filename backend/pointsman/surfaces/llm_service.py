@@ -102,7 +102,9 @@ class LlmService:
         stream = flag(fields, "stream")
         model = model_name(fields)
         self._check_length(turn)
-        return Call(Api.PLAIN, operation, model, stream, wish=wish, shape=shape, session=session)
+        return Call(
+            Api.PLAIN, operation, model, stream, wish=wish, shape=shape, session=session, repeats=True
+        )
 
     def error(self, error: RouterError, request_id: str) -> tuple[int, bytes]:
         status = error.status

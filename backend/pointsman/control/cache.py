@@ -1,0 +1,78 @@
+"""What is remembered, for operators: seed 002's `/status`, and `/cache`."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from pointsman import __version__
+from pointsman.cache import ResponseCache
+from pointsman.control.catalog import is_ops
+from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
+from pointsman.registry import Registry
+from pointsman.store.base import Unavailable
+from pointsman.surfaces.llm_service import LlmService
+
+_RETRY_AFTER_S = 1
+_OFF = {"enabled": False, "size": 0, "max_size": 0, "hits": 0, "misses": 0, "hit_rate_percent": 0.0}
+
+
+def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: bool) -> APIRouter:
+    """The routes.
+
+    Args:
+        cache: None: there is none.
+        rate_limited: whether seed 002's routes have a limit.
+    """
+    routes = APIRouter(tags=["cache"])
+
+    @routes.get("/status", summary="What this is and how its cache does, in seed 002's shape")
+    async def status() -> dict[str, Any]:
+        model = registry.default(lambda found: True, LlmService.name, chat=True)
+        return {
+            "service_name": "Pointsman",
+            "version": __version__,
+            "model_name": model.id if model else None,
+            "model_device": "remote",
+            "cache_stats": await _statistics(cache),
+            "rate_limit_enabled": rate_limited,
+        }
+
+    @routes.get("/cache", summary="How the cache does; for operators")
+    async def show(request: Request) -> dict[str, Any]:
+        _check(request)
+        return await _statistics(cache)
+
+    @routes.delete("/cache", summary="Forgets all kept answers; for operators")
+    async def clear(request: Request) -> dict[str, int]:
+        _check(request)
+        try:
+            return {"removed": 0 if cache is None else await cache.clear()}
+        except Unavailable:
+            raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
+
+    return routes
+
+
+def _check(request: Request) -> None:
+    if not is_ops(request):
+        raise RouterError(ADDRESS_FORBIDDEN)
+
+
+async def _statistics(cache: ResponseCache | None) -> dict[str, Any]:
+    """Hits and misses are this worker's; sizes are null while the store does not answer."""
+    if cache is None:
+        return _OFF
+    asked = cache.hits + cache.misses
+    told: dict[str, Any] = {
+        "enabled": True,
+        "size": None,
+        "max_size": cache.entries,
+        "hits": cache.hits,
+        "misses": cache.misses,
+        "hit_rate_percent": round(100 * cache.hits / asked, 2) if asked else 0.0,
+    }
+    try:
+        found = await cache.statistics()
+    except Unavailable:
+        return told
+    return {**told, "size": found.size, "bytes": found.bytes, "unavailable": found.unavailable}
