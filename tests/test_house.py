@@ -71,6 +71,7 @@ FLOORS = {
             "access",
             "apis",
             "bridge",
+            "browser",
             "engines",
             "gauges",
             "gcra",

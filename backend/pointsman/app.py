@@ -15,7 +15,8 @@ from fastapi import FastAPI
 
 from pointsman import __version__
 from pointsman.availability import Availability
-from pointsman.control import catalog, docs, faults, plg, status
+from pointsman.control import cache as control_cache
+from pointsman.control import catalog, docs, faults, plg, status, usage
 from pointsman.control.front import ControlFront
 from pointsman.forward import Forwarder
 from pointsman.front import StreamErrorTermination
@@ -27,6 +28,7 @@ from pointsman.log import AccessLog, configure
 from pointsman.metrics import Metrics
 from pointsman.plane import Plane, PlaneConfig
 from pointsman.probe import Prober
+from pointsman.recall import make as recall_make
 from pointsman.recent import Recent
 from pointsman.registry import Registry
 from pointsman.replica import Health, Replica, State
@@ -34,7 +36,9 @@ from pointsman.routes import Routes
 from pointsman.sessions import Sessions
 from pointsman.settings import Settings
 from pointsman.store import make as make_store
+from pointsman.surfaces.llm_service import LlmService
 from pointsman.upstream import Pools
+from pointsman.usage import Usage
 
 _log = logging.getLogger("pointsman.app")
 
@@ -66,23 +70,26 @@ class Router(FastAPI):
             settings.security.max_prompt_chars,
             settings.plg,
             self.sessions,
+            remembers=settings.chat_history.enabled,
         )
         self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
-        own_key = settings.security.api_key
         self.store = make_store(settings.store)
-        self.keyring = Keyring(settings.keys_file, () if own_key is None else (own_key,))
+        self.limiter = Limiter(settings.limits, self.store, settings.surface_limits)
+        self.usage = Usage()
+        self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
         guard = Guard(settings.access, settings.cors, self.keyring)
         self.pools = Pools(settings.upstream)
         forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
         self._prefix = settings.root_path.rstrip("/")
         aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
+        recall, self.cache = recall_make(forwarder, self.store, settings.chat_history, settings.answer_cache)
         self._plane = Plane(
             self.registry,
-            forwarder,
+            recall or forwarder,
             guard,
-            Limiter(settings.limits, self.store, settings.surface_limits),
+            self.limiter,
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
-            (self.metrics.observe, self.recent.observe, self.access_log.observe),
+            (self.metrics.observe, self.recent.observe, self.usage.observe, self.access_log.observe),
         )
         self._control = ControlFront(super().__call__, guard, settings.cors, settings.key_needs)
         self._add_control_routes(settings)
@@ -106,6 +113,9 @@ class Router(FastAPI):
         metrics = self._render_metrics if settings.metrics.enabled else None
         self.include_router(status.router(self.registry, settings.access, metrics))
         self.include_router(catalog.router(self.registry, settings.public_url))
+        self.include_router(usage.router(self.limiter, self.usage))
+        rate_limited = settings.surface_limits[LlmService.name].enabled
+        self.include_router(control_cache.router(self.registry, self.cache, rate_limited=rate_limited))
         sources = plg.Sources(
             self.registry,
             self.sessions,

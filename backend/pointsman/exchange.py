@@ -24,6 +24,7 @@ class Exchange(msgspec.Struct):
     method: str
     started_at: float
     client: str = ""
+    key: str = ""  # the name of the API key that was used, which tells nobody the key
     traceparent: str = ""  # W3C trace context as received, when it was well formed
     model_id: str = ""
     replica_id: str = ""

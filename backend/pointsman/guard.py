@@ -1,6 +1,7 @@
 """Lets in whom the rules allow: the address first, then the origin. Before any body is read."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,17 @@ from pointsman.errors import (
     KEY_MISSING,
     KEY_WRONG,
     ORIGIN_FORBIDDEN,
+    RATE_LIMITED,
     RouterError,
 )
+from pointsman.gcra import Rate
 from pointsman.keyring import Keyring
 from pointsman.keys import Key, Need, Scope, secret_in
 from pointsman.origin import CorsConfig, cors_headers, origin_allowed
+from pointsman.store.base import Ask, Take, digest
+from pointsman.store.memory import MemoryConfig, MemoryStore
 
+_FAILURES = Rate(per_minute=10, burst=10)  # wrong keys from one address
 Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger("pointsman.guard")
 
@@ -45,6 +51,7 @@ class Guard:
         self._rules = AccessRules(access)
         self._cors = cors
         self._keyring = keyring or Keyring(None)
+        self._failures = MemoryStore(MemoryConfig(rates=10_000))
         self._callers: dict[tuple[str, bool], Caller] = {}
 
     def caller(self, peer: str | None, headers: Headers) -> Caller:
@@ -85,7 +92,8 @@ class Guard:
         """Check the key that a request brings, if it is one that counts.
 
         Raises:
-            RouterError: KEY_MISSING, KEY_WRONG, or KEY_FORBIDDEN where the key may not be used so.
+            RouterError: KEY_MISSING; KEY_WRONG, or RATE_LIMITED after many of those; KEY_FORBIDDEN where
+                the key may not be used so.
         """
         keys = self._keyring.table
         if not keys and need is not Need.ALWAYS:
@@ -95,11 +103,19 @@ class Guard:
         if key is None:
             if need is Need.NEVER:
                 return caller
-            raise RouterError(KEY_MISSING if secret is None else KEY_WRONG)
+            raise RouterError(KEY_MISSING) if secret is None else self._wrong(caller.address)
         refusal = key.refusal(scope, guard_class)
         if refusal is not None:
             raise RouterError(KEY_FORBIDDEN, refusal)
         return replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
+
+    def _wrong(self, address: str) -> RouterError:
+        """A wrong key; who tries too many is told to wait. Good keys pass from the same address."""
+        granted = self._failures.settle_now(Ask((Take(digest("failures", address), _FAILURES),)))
+        if granted.allowed:
+            return RouterError(KEY_WRONG)
+        wait = max(1, math.ceil(granted.retry_after_s))
+        return RouterError(RATE_LIMITED, "Too many wrong API keys; try again later.", retry_after_s=wait)
 
     def check_origin(self, origin: bytes | None, host: bytes | None) -> None:
         """Check the Origin of a POST.

@@ -138,6 +138,17 @@ class Limiter:
             return Grant(granted, reserved, holds, lines)
         return Grant(granted, None, (), lines, self._refusal(rules, granted))
 
+    async def levels(self, rules: Rules) -> dict[str, int | None]:
+        """What is left of a caller's rates now, whole; None: not limited.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        named = {"requests": rules.requests, "tokens": rules.tokens}
+        takes = [structs.replace(take, cost=0.0) for take in named.values() if take is not None]
+        told = iter((await self._store.settle(Ask(tuple(takes)))).levels if takes else ())
+        return {name: None if take is None else next(told).remaining for name, take in named.items()}
+
     def settle(self, grant: Grant, tokens: float) -> None:
         """Pay what was used, and let go of what was held."""
         if grant.reserved is None and not grant.holds:

@@ -30,10 +30,10 @@ from pointsman.errors import (
     RouterError,
 )
 from pointsman.exchange import Exchange
-from pointsman.forward import Forwarder
-from pointsman.guard import Guard, check_call
+from pointsman.guard import Caller, Guard, check_call
 from pointsman.limits import Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
+from pointsman.recall import Server
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
 from pointsman.screening import screened
@@ -77,7 +77,7 @@ class Plane:
     def __init__(
         self,
         registry: Registry,
-        forwarder: Forwarder,
+        forwarder: Server,
         guard: Guard,
         limiter: Limiter,
         config: PlaneConfig,
@@ -91,8 +91,10 @@ class Plane:
         self._observers = observers
         self._kept_clock: Clock | None = None
 
-    async def serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever happens."""
+    async def serve(
+        self, match: Match, scope: Scope, receive: Receive, send: Send, caller: Caller | None = None
+    ) -> None:
+        """Answer one request, whatever happens; with a `caller` it is part of one that was let in."""
         wire: Wire = (scope.get("extensions") or {}).get(EXTENSION) or AsgiWire(send)
         loop = wire.loop  # to ask asyncio for it is a system call
         headers = dict(scope["headers"])
@@ -108,7 +110,7 @@ class Plane:
         watch = Watch(self._clock(loop), task)
         body = Body(receive, headers, wire.take)
         try:
-            await self._run(match, scope, headers, exchange, answer, watch, body, wire)
+            await self._run(match, scope, headers, exchange, answer, watch, body, wire, caller)
         except ClientGone:
             exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
             answer.drop()
@@ -143,12 +145,16 @@ class Plane:
         watch: Watch,
         body: Body,
         wire: Wire,
+        caller: Caller | None,
     ) -> None:
-        peer = scope["client"]
-        caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
-        exchange.client = caller.address
         route = match.route
-        caller = self._guard.authenticate(caller, headers, route.need, route.guard_class)
+        if caller is None:
+            peer = scope["client"]
+            caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
+            exchange.client = caller.address
+            caller = self._guard.authenticate(caller, headers, route.need, route.guard_class)
+        exchange.client = caller.address
+        exchange.key = "" if caller.key is None else caller.key.name
         if match.route.method == "POST":
             self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
             check_media_type(headers)
@@ -163,15 +169,14 @@ class Plane:
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
         model, call = self._model(match, surface, call)
         check_call(caller, call, model.id)
-        if self._config.pii is not PiiMode.OFF:
-            call = screened(call, self._config.pii)
+        call = screened(call, self._config.pii)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)
         timeouts = model.config.timeouts
         answer.expect(surface, call, timeouts.open_after_s)
-        limit_s = timeouts.total_stream_s if call.stream else timeouts.total_s
-        run = Run(call, model, exchange, watch, answer, exchange.started_at + limit_s, timeouts)
+        deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
+        run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant)
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:

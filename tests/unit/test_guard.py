@@ -14,6 +14,7 @@ from pointsman.errors import (
     KEY_MISSING,
     KEY_WRONG,
     ORIGIN_FORBIDDEN,
+    RATE_LIMITED,
     ErrorKind,
     RouterError,
 )
@@ -174,3 +175,21 @@ def test_a_key_opens_what_it_is_for() -> None:
     with pytest.raises(RouterError, match="`priority` steers"):
         check_call(caller, steering, "a")
     check_call(Caller("10.0.0.1", False, replace(key, scopes=frozenset({Scope.TRUSTED}))), steering, "a")
+
+
+def test_who_tries_many_wrong_keys_has_to_wait() -> None:
+    """Failures alone count, each address for itself, and a good key passes all the same."""
+    guard = Guard(AccessConfig(), CorsConfig(), Keyring(None, (own_key(SECRET),)))
+
+    def tried(address: str, headers: dict[bytes, bytes]) -> ErrorKind | None:
+        try:
+            guard.authenticate(Caller(address, False), headers, Need.IF_ANY, "POST /x")
+        except RouterError as error:
+            return error.kind
+        return None
+
+    assert [tried(INSIDE, BEARER) for _ in range(20)] == [None] * 20
+    assert [tried(INSIDE, {}) for _ in range(20)] == [KEY_MISSING] * 20
+    assert [tried(INSIDE, WRONG) for _ in range(12)] == [KEY_WRONG] * 10 + [RATE_LIMITED] * 2
+    assert tried(INSIDE, BEARER) is None
+    assert tried("10.9.9.9", WRONG) is KEY_WRONG

@@ -1,0 +1,49 @@
+"""`GET /usage`: what a key may, and what it has used."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from pointsman.errors import KEY_MISSING, RouterError
+from pointsman.limits import Limiter
+from pointsman.usage import Usage
+
+
+def router(limiter: Limiter, usage: Usage) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["keys"])
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @routes.get("/usage", summary="What your API key may, and what it has used")
+    async def of_key(request: Request) -> dict[str, Any]:
+        key = request.state.caller.key
+        if key is None:
+            raise RouterError(KEY_MISSING)
+        used = usage.of(key.name)
+        rules = limiter.rules(request.state.caller.address, key, "")
+        levels = await limiter.levels(rules)
+        return {
+            "key": key.name,
+            "tenant": key.tenant,
+            "scopes": sorted(key.scopes),
+            "models": sorted(key.models) or None,
+            "expires": None
+            if key.expires is None
+            else datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds"),
+            "limits": {
+                "requests_per_minute": None if rules.requests is None else rules.requests.rate.per_minute,
+                "tokens_per_minute": None if rules.tokens is None else rules.tokens.rate.per_minute,
+                "concurrency": rules.at_once,
+            },
+            "remaining": levels,
+            "used": {
+                "since": since,
+                "requests": used.requests,
+                "errors": used.errors,
+                "prompt_tokens": used.prompt_tokens,
+                "completion_tokens": used.completion_tokens,
+            },
+        }
+
+    return routes

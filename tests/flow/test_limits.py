@@ -1,0 +1,112 @@
+"""Limits at the running router: what the refused hear, what a key learns of itself, what nobody leaks."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointsman.cli import main
+from processes import Emulator, Router, wait_for
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+CHAT: dict[str, Any] = {"model": "gemma-3-12b", "messages": MESSAGES, "max_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Emulator]:
+    """One vLLM for all routers here."""
+    with Emulator("vllm", "--eos-after", "0", "--tokens-per-s", "100") as vllm:
+        yield vllm
+
+
+def started(engine: Emulator, **settings: str) -> Router:
+    router = Router(VLLM_GEMMA3_ENDPOINT=engine.url, **settings)
+    router.wait_until_up("gemma-3-12b")
+    return router
+
+
+def made(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, str]:
+    assert main(["keys", "create", "--file", str(path), *options]) == 0
+    return {"authorization": f"Bearer {capsys.readouterr().out.splitlines()[0]}"}
+
+
+def test_an_address_has_so_many_requests(engine: Emulator) -> None:
+    """The fourth of three is a 429 in each surface's shape, says when to come again, and costs no engine."""
+    with started(engine, LIMITS__REQUESTS_PER_MINUTE="3") as router:
+        before = len(engine.sent())
+        answers = [router.http.post("/v1/chat/completions", json=CHAT) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        told = [(a.headers["x-ratelimit-limit"], a.headers["x-ratelimit-remaining"]) for a in answers]
+        assert told == [("3", "2"), ("3", "1"), ("3", "0"), ("3", "0")]
+        refused = answers[3]
+        assert 1 <= int(refused.headers["retry-after"]) <= 20
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        text = router.http.post("/generate", json={"inputs": "Hi"})
+        assert (text.status_code, text.json()["error_type"]) == (429, "overloaded")
+        plain = router.http.post("/complete", json={"prompt": "Hi"})
+        assert (plain.status_code, plain.json()["code"]) == (429, "rate_limited")
+        assert isinstance(plain.json()["detail"], str)
+        assert len(engine.sent()) == before + 3
+
+
+def test_tokens_are_counted_and_the_count_is_not_shown(
+    engine: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stream that did not ask for usage has none, and its key has paid; `/usage` tells the key alone."""
+    headers = made(tmp_path / "keys.json", capsys, "--tokens-per-minute", "1000", "--note", "x")
+    with started(engine, KEYS_FILE=str(tmp_path / "keys.json")) as router:
+        streaming = {**CHAT, "stream": True}
+        text = router.http.post("/v1/chat/completions", json=streaming, headers=headers).text
+        assert text.endswith("data: [DONE]\n\n")
+        assert "prompt_tokens" not in text
+        asking = {**streaming, "stream_options": {"include_usage": True}}
+        text = router.http.post("/v1/chat/completions", json=asking, headers=headers).text
+        usage = next(json.loads(line[6:])["usage"] for line in text.splitlines() if '"usage":{' in line)
+
+        told = router.http.get("/usage", headers=headers).json()
+        assert told["used"]["requests"] == 2
+        assert told["used"]["prompt_tokens"] == 2 * usage["prompt_tokens"]
+        assert told["used"]["completion_tokens"] == 2 * usage["completion_tokens"] == 8
+        left = 1000 - 2 * usage["total_tokens"]
+        assert left <= told["remaining"]["tokens"] <= left + 20
+        assert told["limits"]["tokens_per_minute"] == 1000
+        assert router.http.get("/usage").status_code == 401
+
+
+def test_leases_end_however_a_request_ends(
+    engine: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answered, refused by the engine, or left by its client: the next one finds its place free."""
+    headers = made(tmp_path / "keys.json", capsys, "--concurrency", "1")
+    with started(engine, KEYS_FILE=str(tmp_path / "keys.json")) as router:
+
+        def status(**more: object) -> int:
+            return router.http.post(
+                "/v1/chat/completions", json={**CHAT, **more}, headers=headers
+            ).status_code
+
+        assert [status(), status(max_tokens=-5), status(model="none"), status()] == [200, 400, 404, 200]
+        endless = {**CHAT, "stream": True, "max_tokens": 4000}
+        with router.http.stream("POST", "/v1/chat/completions", json=endless, headers=headers) as answer:
+            pieces = iter(answer.iter_bytes())
+            next(pieces)
+            assert status() == 429
+        wait_for(lambda: status() == 200, "the place of the client that left is free")
+
+
+def test_in_the_shadow_all_pass(engine: Emulator) -> None:
+    """An operator sees what a limit would do before it does it."""
+    with started(engine, LIMITS__REQUESTS_PER_MINUTE="1", LIMITS__SHADOW="true") as router:
+        answers = [router.http.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert answers[2].headers["x-ratelimit-remaining"] == "0"
+
+
+def test_an_exempt_gateway_brings_all_its_users(engine: Emulator) -> None:
+    """Its address is everybody's."""
+    with started(engine, LIMITS__REQUESTS_PER_MINUTE="1", LIMITS__EXEMPT="127.0.0.0/8") as router:
+        answers = [router.http.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert "x-ratelimit-limit" not in answers[0].headers
