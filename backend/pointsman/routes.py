@@ -67,8 +67,14 @@ class Routes:
         max_prompt_chars: int = SecurityConfig().max_prompt_chars,
         plg: PlgConfig = DEFAULTS,
         sessions: Sessions | None = None,
+        *,
+        remembers: bool = False,
     ) -> None:
-        table = (*_table(media_hosts), *_llm_service(llm_service, max_prompt_chars), *_plg(plg, sessions))
+        table = (
+            *_table(media_hosts),
+            *_llm_service(llm_service, max_prompt_chars, remembers),
+            *_plg(plg, sessions),
+        )
         self.table = tuple(replace(route, need=needs.get(route.guard_class, route.need)) for route in table)
         self._root = {
             (route.method, route.path): Match(route, None)
@@ -127,13 +133,13 @@ def _table(media_hosts: tuple[str, ...]) -> list[Route]:
     return table
 
 
-def _llm_service(config: LlmServiceConfig | None, max_chars: int) -> list[Route]:
+def _llm_service(config: LlmServiceConfig | None, max_chars: int, remembers: bool) -> list[Route]:
     """Its errors name their path, so each route has a surface of its own."""
     plain = [("/v1/generate", Operation.GENERATE), ("/v1/chat", Operation.CHAT)]
     table = []
     for scope in ("", "/models/{model_id}"):
         for path, operation in plain:
-            surface = LlmService(scope + path, config, max_chars)
+            surface = LlmService(scope + path, config, max_chars, remembers=remembers)
             table.append(
                 Route("POST", path, scope + path, operation, surface, _always(surface), need=surface.need)
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pointsman import errors
-from pointsman.apis.fields import Table, sort_out, translated
+from pointsman.apis.fields import Table, ignored, sort_out, translated
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import ErrorKind, Owner, RouterError
 from pointsman.generation import Message, Said, Shape, Wish
@@ -70,6 +70,7 @@ class LlmService:
     Args:
         path: what its errors call it, never with a query.
         max_chars: of the prompt, or of a conversation's new turn.
+        remembers: whether sessions are kept; else clients are told that theirs is ignored.
     """
 
     name = "llm_service"
@@ -81,15 +82,18 @@ class LlmService:
         path: str = "/v1/chat",
         config: LlmServiceConfig | None = None,
         max_chars: int = SecurityConfig().max_prompt_chars,
+        *,
+        remembers: bool = True,
     ) -> None:
         self._path = path
         self._config = config or LlmServiceConfig()
         self._max_chars = max_chars
+        self._of_chat = _OF_CHAT if remembers else _OF_CHAT | {"session_id": ignored()}
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         if operation is Operation.CHAT:
             messages = _messages(fields)
-            wish = self._wish(fields, _OF_CHAT, messages=messages)
+            wish = self._wish(fields, self._of_chat, messages=messages)
             shape: Shape = _chatted
             session = text(fields, "session_id", longest=_SESSION_MAX) or None
             turn = messages[-1].content

@@ -174,6 +174,14 @@ def test_any_session_id_will_do() -> None:
         assert (status, body["detail"][0]["loc"]) == (422, ["body", "session_id"])
 
 
+def test_a_session_that_nobody_keeps_is_told() -> None:
+    """Where the operator keeps no sessions, `session_id` is named among what is ignored."""
+    raw = json.dumps({"messages": HELLO, "session_id": "s"}).encode()
+    for remembers, told in ((True, ()), (False, ("session_id",))):
+        surface = LlmService(remembers=remembers)
+        assert wish_of(surface.decode(CHAT, read_fields(raw), raw, stream=False)).ignored == told
+
+
 def test_only_the_new_turn_counts() -> None:
     """The limit of characters is the prompt's, and that of a conversation's last message; the seed's body."""
     old = [{"role": "user", "content": "x" * 9000}, {"role": "assistant", "content": "y" * 9000}]
