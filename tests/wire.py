@@ -286,7 +286,8 @@ def check_silent(answer: Incoming, *secrets: str) -> None:
     """Neither headers nor body hold an engine's address or anything else an engine may have said."""
     allowed = {
         "date", "content-type", "content-length", "transfer-encoding", "cache-control", "x-accel-buffering",
-        "connection", "retry-after", "x-request-id", "x-process-time", "x-pointsman-model",
+        "connection", "retry-after", "x-content-type-options", "referrer-policy", "x-frame-options",
+        "content-security-policy", "x-request-id", "x-process-time", "x-pointsman-model",
         "x-pointsman-replica", "x-pointsman-attempts", "x-pointsman-ignored",
         # What TGI tells its clients of a whole answer (tgi.md 3.3).
         "x-compute-type", "x-compute-time", "x-compute-characters", "x-total-time", "x-validation-time",
@@ -294,7 +295,7 @@ def check_silent(answer: Incoming, *secrets: str) -> None:
     }  # fmt: skip
     names = [name for name, _ in answer.headers]
     assert set(names) <= allowed, set(names) - allowed
-    assert {"x-request-id", "x-process-time"} <= set(names)
+    assert {"x-request-id", "x-process-time", "x-content-type-options"} <= set(names)
     text = " ".join(value for _, value in answer.headers).encode() + answer.body
     for secret in ("127.0.0.1", "Traceback", "<html", "engine.invalid", *secrets):
         assert secret.encode() not in text, secret

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from pointsman import sse
+from pointsman import browser, sse
 from pointsman.attempt import SLOW_CLIENT, AttemptFailed
 from pointsman.call import Call
 from pointsman.errors import ClientGone, RouterError
@@ -19,9 +19,11 @@ from pointsman.surfaces.base import ErrorShape, Surface
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-_JSON = b"content-type: application/json\r\n"
+_JSON = b"content-type: application/json\r\n" + browser.LINES
+_ERROR = b"content-type: application/json\r\n" + browser.ERROR_LINES
 _STREAM = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+    + browser.LINES
 )
 
 
@@ -158,7 +160,7 @@ class Answer:
             await self.write(self._otherwise, last=True)
             return
         status, body = self.shape.error(error, self.exchange.request_id)
-        lines = _JSON
+        lines = _ERROR
         if error.retry_after_s is not None:
             lines += b"retry-after: %d\r\n" % error.retry_after_s
         self._begin(status, lines, len(body), close=close)

@@ -16,6 +16,7 @@ import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from pointsman import browser
 from pointsman.cycle import Cycle
 from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind, RouterError
 from pointsman.plane import EXTENSION, request_id
@@ -294,7 +295,8 @@ class Protocol(HttpToolsProtocol):
             f"content-type: application/json\r\nconnection: close\r\nx-request-id: {own_id}\r\n"
             f"x-process-time: 0.000\r\ncontent-length: {len(body)}\r\n\r\n"
         )
-        self.transport.write(STATUS_LINE[kind.status] + head.encode("ascii") + body)
+        begin = STATUS_LINE[kind.status] + browser.ERROR_LINES
+        self.transport.write(begin + head.encode("ascii") + body)
         self.transport.close()
 
 

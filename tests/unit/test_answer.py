@@ -8,7 +8,7 @@ import pytest
 
 from clockwork import Clockwork
 from pointsman import answer as answer_module
-from pointsman import attempt
+from pointsman import attempt, browser
 from pointsman.answer import Answer, AsgiWire
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Api, Call, Operation
@@ -116,6 +116,7 @@ async def test_a_whole_answer_is_begun_and_ended_once(monkeypatch: pytest.Monkey
             200,
             [
                 b"content-type: application/json",
+                *browser.LINES.splitlines(),
                 b"x-request-id: id-1",
                 b"x-process-time: 2.500",
                 b"x-pointsman-model: gemma",

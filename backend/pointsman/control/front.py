@@ -4,9 +4,10 @@ Pure ASGI, so that it neither buffers nor hides a disconnect.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from pointsman import browser
 from pointsman.errors import RouterError
 from pointsman.guard import Guard
 from pointsman.keys import Need
@@ -58,7 +59,7 @@ class ControlFront:
             if message["type"] == "http.response.start":
                 elapsed = asyncio.get_running_loop().time() - started
                 message["headers"] = [
-                    *message.get("headers", []),
+                    *_safe(message["status"], message.get("headers", [])),
                     (b"x-request-id", own_id.encode("ascii")),
                     (b"x-process-time", b"%.3f" % elapsed),
                     *cors,
@@ -73,7 +74,7 @@ class ControlFront:
                         "type": "http.response.start",
                         "status": answer.status,
                         "headers": [
-                            *answer.headers,
+                            *_safe(answer.status, answer.headers),
                             (b"x-request-id", own_id.encode("ascii")),
                             (b"x-process-time", b"0.000"),
                             *([] if answer.status == 204 else [(b"content-length", b"0")]),
@@ -98,6 +99,14 @@ class ControlFront:
             return
         scope["state"] = {**scope.get("state", {}), "caller": caller, "request_id": own_id}
         await self._app(scope, receive, send_with_headers)
+
+
+def _safe(status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with what browsers are to know; pages are the documentation's."""
+    told = list(headers)
+    page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in told)
+    policy = (browser.POLICY[0], browser.PAGE_POLICY) if page else browser.POLICY
+    return [*told, *browser.HEADERS, policy, *([browser.NO_STORE] if status >= 400 else [])]
 
 
 async def send_error(error: RouterError, path: str, own_id: str, send: Send) -> None:

@@ -1,5 +1,7 @@
 """What every answer of the control plane carries, and who gets none."""
 
+import re
+
 import pytest
 
 from pointsman.app import Router, build
@@ -74,3 +76,28 @@ async def test_cors_is_closed_by_default_and_open_to_the_listed(app: Router, cli
         preflight = await http.options("/generate", headers=asks)
     assert preflight.status_code == 204
     assert "POST" in preflight.headers["access-control-allow-methods"]
+
+
+@pytest.mark.parametrize("path", ["/models", "/nope", "/docs", "/redoc", "/v1/chat/completions"])
+async def test_every_answer_is_safe_to_show(app: Router, client: Client, path: str) -> None:
+    """Browsers are told not to guess, frame or tell on; pages alone may load things; errors are not kept."""
+    async with client(app) as http:
+        answers = [await http.get(path), await http.post(path, json={}), await http.options(path)]
+    for answer in answers:
+        told = answer.headers
+        assert told["x-content-type-options"] == "nosniff"
+        assert told["referrer-policy"] == "no-referrer"
+        assert told["x-frame-options"] == "DENY"
+        assert told["content-security-policy"].startswith("default-src 'none'")
+        assert ("script-src" in told["content-security-policy"]) == ("text/html" in told["content-type"])
+        assert (told.get("cache-control") == "no-store") == (answer.status_code >= 400)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_the_pages_load_only_what_their_policy_allows(app: Router, client: Client, path: str) -> None:
+    """Each script, style and picture of the documentation comes from a host that the policy names."""
+    async with client(app) as http:
+        answer = await http.get(path)
+    hosts = set(re.findall(r'(?:src|href)="(https://[^/"]+)', answer.text))
+    assert hosts
+    assert all(host in answer.headers["content-security-policy"] for host in hosts)
