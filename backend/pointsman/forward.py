@@ -88,13 +88,16 @@ class Forwarder:
         return True
 
     def _eligible(self, run: Run, *, again: bool) -> list[Replica]:
-        return [
+        found = [
             replica
             for replica in run.model.pool
             if replica.ready
             and (again or replica not in run.asked)
             and DIALECTS[replica.engine].speaks(run.call)
         ]
+        if len(found) < 2:
+            return found
+        return [replica for replica in found if not replica.doubted] or found
 
     def _choose(self, run: Run) -> Replica:
         same = isinstance(run.step, Again) and run.step.same_replica
@@ -144,6 +147,8 @@ class Forwarder:
         except AttemptFailed as failure:
             end, detail = failure.end, failure.detail
             run.watch.forget()
+            # A dead replica has nothing in flight: it would draw all calls until a check finds it dead.
+            replica.doubted = replica.doubted or end is attempt.CONNECT
             if not run.sink.committed:
                 raise
             run.exchange.end = end

@@ -115,6 +115,7 @@ class Replica:
     health: Health = Health()
     facts: Facts = Facts()
     in_flight: int = 0
+    doubted: bool = False  # no connection came about since its last good check: taken where no other is left
 
     @property
     def usable(self) -> bool:

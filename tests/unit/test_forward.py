@@ -327,7 +327,7 @@ async def test_a_failure_is_tried_as_often_as_its_rule_allows(stage: Make, end: 
         ([attempt.CONNECT, attempt.ENGINE_ERROR, attempt.CONNECT, attempt.ENGINE_ERROR], "0123"),
         ([attempt.RESET_REUSED, attempt.RESET_REUSED], "00"),
         ([attempt.RESET_REUSED, attempt.CONNECT, attempt.RESET_REUSED], "001"),
-        ([attempt.CONNECT, attempt.RESET_REUSED, None], "010"),
+        ([attempt.CONNECT, attempt.RESET_REUSED, None], "011"),
         ([attempt.RESET_REUSED, attempt.TRUNCATED, attempt.CONNECT, attempt.ENGINE_ERROR], "0012"),
     ],
 )
@@ -540,6 +540,23 @@ async def test_only_replicas_that_are_not_known_to_fail_are_asked(
     await alone.serve()
     assert alone.asked == ["2"]
     assert alone.policy.chose_among == []
+
+
+async def test_a_replica_that_could_not_be_connected_to_comes_last(stage: Make) -> None:
+    """Until a check found it good again; of several such all are asked, as nobody else is left."""
+    made = stage(failed(attempt.CONNECT), None, None, None, failed(attempt.TRUNCATED), None)
+    await made.serve()
+    assert [replica.doubted for replica in made.pool] == [True, False, False]
+    for _ in range(2):
+        made.run.asked.clear()
+        made.run.tried.attempts = 0
+        await made.serve()
+        made.pool[1].doubted = made.pool[2].doubted = True
+    made.run.asked.clear()
+    made.pool[0].doubted = made.pool[1].doubted = made.pool[2].doubted = False
+    await made.serve()
+    assert made.asked == ["0", "1", "1", "0", "0", "1"]
+    assert not any(replica.doubted for replica in made.pool)
 
 
 async def test_a_full_replica_is_not_asked(stage: Make) -> None:

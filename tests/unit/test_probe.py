@@ -216,6 +216,21 @@ async def test_a_question_that_nobody_answers_takes_no_replica_down() -> None:
     assert replica.facts.chat_template is None
 
 
+async def test_a_good_check_ends_the_doubt_that_calls_had() -> None:
+    """A bad one does not."""
+    small = SmallEngine({**VLLM_ROUTES})
+    async with served(small) as port:
+        prober, replica = Prober([], QUICK), replica_at(port)
+        replica.doubted = True
+        small.routes["/health"] = (500, b"")
+        await prober.probe_once(replica)
+        assert replica.doubted
+        small.routes["/health"] = (200, b"")
+        await prober.probe_once(replica)
+        assert not replica.doubted
+        await prober.stop()
+
+
 async def test_the_key_is_sent_and_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key goes out as bearer token; without one there is no Authorization; proxies are ignored."""
     for name in ("no_proxy", "NO_PROXY"):
