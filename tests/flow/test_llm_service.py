@@ -1,7 +1,10 @@
 """Seed 002's routes through real processes: its curl scripts, its errors, its stream, its metrics and log."""
 
+import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +13,7 @@ import pytest
 from processes import Emulator, Router
 
 KEY = "a-key-of-my-own-for-tests"
+RED, BLUE = "a-key-of-the-red-tenant", "a-key-of-the-blue-tenant"
 SAID = "a\n\n  b\tc  \n\n```py\n    x = 1\n```\nשלום 🚂\n"
 SECRET = "Write to dana@example.com, card 4111 1111 1111 1111, SSN 123-45-6789. Bye"
 CLEAN = "Write to [EMAIL], card [CARD], SSN [SSN]. Bye"
@@ -30,6 +34,7 @@ def start(engines: tuple[Emulator, Emulator], **settings: str) -> Router:
             "SECURITY__API_KEY": KEY,
             "MODEL__MAX_TOKENS": "12",
             "KEYS_FILE": "/nonexistent/keys.json",
+            "RATE_LIMIT__ENABLED": "false",
             **settings,
         },
     )
@@ -241,3 +246,114 @@ def test_personal_data_is_rejected(engines: tuple[Emulator, Emulator], speaking:
         speaking.arm("say", SECRET)
         answer = router.http.post("/v1/chat", json={"messages": talk("Hi"), "max_tokens": 200})
         assert answer.json()["message"]["content"] == CLEAN
+
+
+@pytest.fixture(scope="module")
+def keeping(engines: tuple[Emulator, Emulator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    """A router that remembers, with the keys of two tenants in its file."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    for tenant, secret in (("red", RED), ("blue", BLUE)):
+        add_key(path, tenant, secret)
+    settings = {"CHAT_HISTORY__ENABLED": "true", "CACHE__ENABLED": "true", "KEYS_FILE": str(path)}
+    with start(engines, **settings) as router:
+        yield router
+
+
+def add_key(path: Path, tenant: str, secret: str) -> None:
+    """Put a key of a tenant into a key file, as `pointsman keys create` does."""
+    held = json.loads(path.read_text()) if path.exists() else {"keys": []}
+    held["keys"].append({"sha256": hashlib.sha256(secret.encode()).hexdigest(), "tenant": tenant})
+    path.write_text(json.dumps(held))
+
+
+def asked(engine: Emulator) -> list[str]:
+    """The contents of the messages that the engine was asked last."""
+    body = engine.sent()[-1]["body"]
+    held = json.loads(body) if isinstance(body, str) else body
+    return [turn["content"] for turn in held["messages"]]
+
+
+def test_the_cache_demo(keeping: Router) -> None:
+    """Seed 002's script: the same prompt twice is `cached` false, then true; statistics tell of it."""
+    body = {"prompt": "What is a points lever?", "max_tokens": 9}
+    first, second = [keeping.http.post("/v1/generate", json=body).json() for _ in range(2)]
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert {**second, "cached": False} == first
+    another = keeping.http.post("/v1/generate", json=body, headers={"X-API-Key": RED}).json()
+    assert another["cached"] is False
+
+    status = keeping.http.get("/status").json()
+    assert (status["model_name"], status["rate_limit_enabled"]) == ("gemma-3-12b", False)
+    stats = status["cache_stats"]
+    assert stats["enabled"]
+    assert stats["hits"] >= 1
+    assert stats["size"] >= 2
+    assert stats["hit_rate_percent"] == round(100 * stats["hits"] / (stats["hits"] + stats["misses"]), 2)
+    assert keeping.http.get("/cache").json() == keeping.http.get("/status").json()["cache_stats"]
+    assert keeping.http.delete("/cache").json()["removed"] >= 2
+    assert keeping.http.get("/cache").json()["size"] == 0
+    assert keeping.http.post("/v1/generate", json=body).json()["cached"] is False
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("session", ["user-123-chat", "שיחה 7\r\nX-Evil: 1"])
+def test_the_history_demo(keeping: Router, speaking: Emulator, session: str, streams: bool) -> None:
+    """Three turns with one session: each is asked with all before it, streamed or not, whatever the name."""
+    session += str(streams)
+    answers = []
+    for number in range(3):
+        body = {"messages": talk(f"turn {number} {session}"), "session_id": session, "stream": streams}
+        answer = keeping.http.post("/v1/chat", json={**body, "max_tokens": 5 + number})
+        assert answer.status_code == 200
+        told = frames(answer)[-1] if streams else answer.json()
+        answers.append(told["message"]["content"])
+    first, second, third = (f"turn {number} {session}" for number in range(3))
+    assert asked(speaking) == [first, answers[0], second, answers[1], third]
+
+    alone = f"and now? {session}"
+    other = {"messages": talk(alone), "session_id": session, "max_tokens": 4}
+    keeping.http.post("/v1/chat", json=other, headers={"X-API-Key": RED})
+    assert asked(speaking) == [alone]  # another tenant's session of the same name
+
+
+def test_a_long_session_never_bricks(engines: tuple[Emulator, Emulator]) -> None:
+    """Turns that do not fit any more are left out, oldest first and whole, and the answer counts them."""
+    with ExitStack() as stack:
+        small = stack.enter_context(Emulator("vllm", "--max-model-len", "256"))
+        router = stack.enter_context(start((engines[0], small), CHAT_HISTORY__ENABLED="true"))
+        trimmed = []
+        for number in range(8):
+            body = {"messages": talk(f"turn {number}: " + "word " * 40), "session_id": "long"}
+            answer = router.http.post("/v1/chat", json={**body, "max_tokens": 16})
+            assert answer.status_code == 200, answer.text
+            trimmed.append(int(answer.headers.get("X-Pointsman-Trimmed", 0)))
+        assert trimmed[0] == 0
+        assert trimmed[-1] >= 2
+        contents = asked(small)
+        assert contents[-1].startswith("turn 7")
+        assert len(contents) % 2 == 1
+
+
+def test_without_history_a_session_is_ignored_and_told(service: Router, speaking: Emulator) -> None:
+    """Off, the router keeps nobody's words, and says that the session means nothing."""
+    for _ in range(2):
+        answer = service.http.post("/v1/chat", json={"messages": talk("Hi"), "session_id": "s"})
+    assert answer.headers["X-Pointsman-Ignored"] == "session_id"
+    assert asked(speaking) == ["Hi"]
+    assert service.http.get("/status").json()["cache_stats"]["enabled"] is False
+
+
+def test_the_token_bucket(engines: tuple[Emulator, Emulator]) -> None:
+    """Ten a minute, fifteen at once, as in the seed: then 429 in its body, with Retry-After."""
+    with start(engines, RATE_LIMIT__ENABLED="true") as router:
+        statuses = []
+        for _ in range(16):
+            answer = router.http.post("/v1/generate", json={"prompt": "Hi", "max_tokens": 1})
+            statuses.append(answer.status_code)
+        assert statuses == [200] * 15 + [429]
+        detail = answer.json()["detail"]
+        assert (detail["error"], detail["retry_after"]) == (
+            "Rate limit exceeded",
+            int(answer.headers["Retry-After"]),
+        )
+        assert router.http.get("/status").json()["rate_limit_enabled"] is True

@@ -1,0 +1,93 @@
+"""`/status` in seed 002's shape, and `/cache` for operators."""
+
+from types import MappingProxyType
+
+import pytest
+
+from pointsman.app import Router, build
+from pointsman.cache import request_key
+from pointsman.settings import load
+from pointsman.store.base import Shelf, Size, Unavailable
+from pointsman.store.memory import MemoryStore
+from unit.control.conftest import ENGINES, Client
+
+pytestmark = pytest.mark.anyio
+STRANGER = "10.0.0.9"  # let in, but no operator
+ON = MappingProxyType({**ENGINES, "CACHE__ENABLED": "true", "CACHE__SIZE": "7"})
+
+
+async def keep_one(app: Router) -> None:
+    """Have an answer kept and found, and another one not found."""
+    assert app.cache is not None
+    key = request_key("t", "m", {"prompt": "Hi"})
+    assert await app.cache.put("t", key, b"{}", "stop")
+    assert await app.cache.get("t", key) == b"{}"
+    assert await app.cache.get("u", key) is None
+
+
+async def test_status_without_a_cache(app: Router, client: Client) -> None:
+    """Its fields are there, open to all whom the IP rules let in; the model is the one made for chat."""
+    async with client(app, STRANGER) as http:
+        status = (await http.get("/status")).json()
+        assert (await http.get("/status", headers={"X-API-Key": "no-key-of-ours"})).status_code == 200
+    assert status["service_name"] == "Pointsman"
+    assert (status["model_name"], status["model_device"]) == ("gemma-3-12b", "remote")
+    assert status["rate_limit_enabled"] is True
+    assert status["cache_stats"] == {
+        "enabled": False,
+        "size": 0,
+        "max_size": 0,
+        "hits": 0,
+        "misses": 0,
+        "hit_rate_percent": 0.0,
+    }
+
+
+async def test_status_tells_how_the_cache_does(client: Client) -> None:
+    """Size and bound, hits and misses, and their share."""
+    app = build(load(ON, None, None))
+    await keep_one(app)
+    async with client(app) as http:
+        stats = (await http.get("/status")).json()["cache_stats"]
+    assert (stats["enabled"], stats["size"], stats["max_size"]) == (True, 1, 7)
+    assert (stats["hits"], stats["misses"], stats["hit_rate_percent"]) == (1, 1, 50.0)
+
+
+async def test_the_cache_is_for_operators(client: Client) -> None:
+    """Others may neither look at it nor empty it; emptied, it tells how many answers there were."""
+    app = build(load(ON, None, None))
+    await keep_one(app)
+    async with client(app, STRANGER) as http:
+        assert (await http.get("/cache")).status_code == 403
+        refused = await http.delete("/cache")
+        assert refused.status_code == 403
+        assert refused.json()["code"] == "address_forbidden"
+    async with client(app) as http:
+        assert (await http.get("/cache")).json()["size"] == 1
+        assert (await http.delete("/cache")).json() == {"removed": 1}
+        assert (await http.get("/cache")).json()["size"] == 0
+
+
+async def test_without_a_cache_there_is_nothing_to_empty(app: Router, client: Client) -> None:
+    """Not enabled, it is empty."""
+    async with client(app) as http:
+        assert (await http.get("/cache")).json()["enabled"] is False
+        assert (await http.delete("/cache")).json() == {"removed": 0}
+
+
+async def test_a_store_that_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of this worker are told all the same; emptying is 503, for answers may still be there."""
+
+    async def away(self: MemoryStore, shelf: Shelf, prefix: str = "") -> Size:
+        raise Unavailable("it is away")
+
+    app = build(load(ON, None, None))
+    await keep_one(app)
+    monkeypatch.setattr(MemoryStore, "size", away)
+    monkeypatch.setattr(MemoryStore, "drop_under", away)
+    async with client(app) as http:
+        stats = (await http.get("/cache")).json()
+        refused = await http.delete("/cache")
+    assert (stats["size"], stats["hits"]) == (None, 1)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert refused.json()["code"] == "store_unavailable"
