@@ -140,9 +140,7 @@ class Link:
             return
         self.down = reason
         self._up.clear()
-        _log.warning(
-            "store: %s; limits are now this process's own share, and cache and history pause", reason
-        )
+        _log.warning("store: %s", reason)
         self._trials = asyncio.create_task(self._recover(), name="pointsman-redis-trials")
 
     async def _recover(self) -> None:
