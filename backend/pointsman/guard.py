@@ -1,5 +1,6 @@
 """Lets in whom the rules allow: the address first, then the origin. Before any body is read."""
 
+import hashlib
 import logging
 import math
 import time
@@ -22,7 +23,9 @@ from pointsman.gcra import Rate
 from pointsman.keyring import Keyring
 from pointsman.keys import Key, Need, Scope, secret_in
 from pointsman.origin import CorsConfig, cors_headers, origin_allowed
-from pointsman.store.base import Ask, Take, digest
+from pointsman.signature import WINDOW_S, Signed, valid
+from pointsman.signature import read as read_signature
+from pointsman.store.base import Ask, Once, Take, digest
 from pointsman.store.memory import MemoryConfig, MemoryStore
 
 _FAILURES = Rate(per_minute=10, burst=10)  # wrong keys from one address
@@ -95,6 +98,8 @@ class Guard:
             RouterError: KEY_MISSING; KEY_WRONG, or RATE_LIMITED after many of those; KEY_FORBIDDEN where
                 the key may not be used so.
         """
+        if caller.key is not None:
+            return _checked(caller, caller.key, scope, guard_class)
         keys = self._keyring.table
         if not keys and need is not Need.ALWAYS:
             return caller
@@ -104,10 +109,30 @@ class Guard:
             if need is Need.NEVER:
                 return caller
             raise RouterError(KEY_MISSING) if secret is None else self._wrong(caller.address)
-        refusal = key.refusal(scope, guard_class)
-        if refusal is not None:
-            raise RouterError(KEY_FORBIDDEN, refusal)
-        return replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
+        caller = replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
+        return _checked(caller, key, scope, guard_class)
+
+    def verify(
+        self, caller: Caller, headers: Mapping[bytes, bytes], method: str, path: str, query: str
+    ) -> tuple[Caller, Signed | None]:
+        """Check the signature of a request that has one; its body and its nonce are still to be checked.
+
+        Raises:
+            RouterError: KEY_WRONG, or RATE_LIMITED after many of those.
+        """
+        try:
+            signed = read_signature(headers)
+        except ValueError as sentence:
+            raise RouterError(KEY_WRONG, f"The signature cannot be read: {sentence}.") from None
+        if signed is None:
+            return caller, None
+        now = time.time()
+        key = self._keyring.table.signing(signed.key, now)
+        secret = None if key is None else key.signs_with
+        good = valid(secret or bytes(32), method, path, query, signed, now)  # the same work for unknown keys
+        if key is None or secret is None or not good:
+            raise self._wrong(caller.address)
+        return replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes), signed
 
     def _wrong(self, address: str) -> RouterError:
         """A wrong key; who tries too many is told to wait. Good keys pass from the same address."""
@@ -141,6 +166,24 @@ class Guard:
     def _refuse(self, address: str, decision: Decision, reason: str) -> None:
         _log.warning("refused address %s: %s (%s)", address, decision.value, reason)
         raise RouterError(ADDRESS_FORBIDDEN)
+
+
+def _checked(caller: Caller, key: Key, scope: Scope | None, guard_class: str) -> Caller:
+    refusal = key.refusal(scope, guard_class)
+    if refusal is not None:
+        raise RouterError(KEY_FORBIDDEN, refusal)
+    return caller
+
+
+def check_body(signed: Signed, body: bytes) -> Once:
+    """Check the body of a signed request; the nonce that must be new.
+
+    Raises:
+        RouterError: KEY_WRONG.
+    """
+    if hashlib.sha256(body).digest() != signed.content_sha256:
+        raise RouterError(KEY_WRONG, "The body is not the one that was signed.")
+    return Once(digest("nonce", signed.key, signed.nonce), 2 * WINDOW_S)
 
 
 def check_call(caller: Caller, call: Call, model_id: str) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import structs
 
 from pointsman.call import Api, Call, Operation
-from pointsman.errors import RATE_LIMITED, RouterError
+from pointsman.errors import KEY_WRONG, RATE_LIMITED, RouterError
 from pointsman.exchange import Exchange
 from pointsman.gcra import Rate
 from pointsman.keys import Key
@@ -159,6 +159,8 @@ class Limiter:
         self._store.give_back(grant.granted, takes, grant.holds)
 
     def _refusal(self, rules: Rules, granted: Granted) -> RouterError | None:
+        if granted.replayed:
+            return RouterError(KEY_WRONG, "This signed request was sent before.")
         if granted.refused == rules.hold_key and rules.at_once is not None:
             what, told = "concurrency", "Too many requests at once"
         elif rules.requests is not None and granted.refused == rules.requests.key:

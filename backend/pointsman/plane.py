@@ -30,13 +30,15 @@ from pointsman.errors import (
     RouterError,
 )
 from pointsman.exchange import Exchange
-from pointsman.guard import Caller, Guard, check_call
+from pointsman.guard import Caller, Guard, check_body, check_call
 from pointsman.limits import Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
 from pointsman.recall import Server
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
 from pointsman.screening import screened
+from pointsman.signature import Signed
+from pointsman.store.base import Once
 from pointsman.surfaces.base import Surface, read_fields
 from pointsman.watch import Clock, Watch
 
@@ -147,12 +149,9 @@ class Plane:
         wire: Wire,
         caller: Caller | None,
     ) -> None:
-        route = match.route
+        signed: Signed | None = None
         if caller is None:
-            peer = scope["client"]
-            caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
-            exchange.client = caller.address
-            caller = self._guard.authenticate(caller, headers, route.need, route.guard_class)
+            caller, signed = self._identify(match, scope, headers, exchange)
         exchange.client = caller.address
         exchange.key = "" if caller.key is None else caller.key.name
         if match.route.method == "POST":
@@ -163,6 +162,7 @@ class Plane:
             exchange.traceparent = trace.decode("ascii")
         content = await body.read(self._config.max_body_bytes)
         exchange.body_bytes = len(content)
+        once = None if signed is None else check_body(signed, content)
         fields: Fields = read_fields(content) if match.route.method == "POST" else {}
         surface = match.route.surface_of(fields)
         answer.shape = surface
@@ -180,16 +180,29 @@ class Plane:
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
-            await (self._serve_limited(run, rules, answer) if rules.any else self._forwarder.serve(run))
+            limited = rules.any or once is not None
+            await (self._serve_limited(run, rules, answer, once) if limited else self._forwarder.serve(run))
         finally:
             wire.on_disconnect = None
             if watcher is not None:
                 watcher.cancel()
 
-    async def _serve_limited(self, run: Run, rules: Rules, answer: Answer) -> None:
+    def _identify(
+        self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange
+    ) -> tuple[Caller, Signed | None]:
+        """Who calls; a signature is good so far, but for the body and the nonce."""
+        peer, route, signed = scope["client"], match.route, None
+        caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
+        exchange.client = caller.address
+        if b"x-signature" in headers:
+            query = scope["query_string"].decode("latin-1")
+            caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
+        return self._guard.authenticate(caller, headers, route.need, route.guard_class), signed
+
+    async def _serve_limited(self, run: Run, rules: Rules, answer: Answer, once: Once | None) -> None:
         run.call = counted(run.call, rules)
         size, lasts_s = run.exchange.body_bytes, run.deadline - run.exchange.started_at
-        grant = await self._limiter.admit(rules, run.call, size, lasts_s)
+        grant = await self._limiter.admit(rules, run.call, size, lasts_s, once)
         try:
             answer.add(grant.lines)
             if grant.refusal is not None:

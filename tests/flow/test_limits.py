@@ -1,13 +1,17 @@
 """Limits at the running router: what the refused hear, what a key learns of itself, what nobody leaks."""
 
+import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pointsman.cli import main
+from pointsman.signature import Signed, sign
 from processes import Emulator, Router, wait_for
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -110,3 +114,41 @@ def test_an_exempt_gateway_brings_all_its_users(engine: Emulator) -> None:
         answers = [router.http.post("/v1/chat/completions", json=CHAT) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200] * 3
         assert "x-ratelimit-limit" not in answers[0].headers
+
+
+def test_a_signed_request_counts_once(
+    engine: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key never travels; the same request sent again, or with another body, is refused."""
+    path = tmp_path / "keys.json"
+    assert main(["keys", "create", "--sign", "--file", str(path)]) == 0
+    secret = bytes.fromhex(capsys.readouterr().out.splitlines()[0])
+    name = json.loads(path.read_text())["keys"][0]["sha256"][:8]
+    body = json.dumps(CHAT).encode()
+
+    def headers(nonce: str, late_s: int = 0) -> dict[str, str]:
+        told = Signed(name, int(time.time()) - late_s, nonce, hashlib.sha256(body).digest(), b"")
+        return {
+            "content-type": "application/json",
+            "x-key": name,
+            "x-timestamp": str(told.timestamp),
+            "x-nonce": nonce,
+            "x-content-sha256": told.content_sha256.hex(),
+            "x-signature": sign(secret, "POST", "/v1/chat/completions", "a=b", told).hex(),
+        }
+
+    with started(engine, KEYS_FILE=str(path)) as router:
+
+        def post(told: dict[str, str], content: bytes = body, query: str = "a=b") -> httpx.Response:
+            return router.http.post(f"/v1/chat/completions?{query}", content=content, headers=told)
+
+        first = headers("nonce-number-one-1")
+        assert post(first).status_code == 200
+        again = post(first)
+        assert (again.status_code, again.json()["error"]["code"]) == (401, "key_wrong")
+        assert "sent before" in again.json()["error"]["message"]
+        assert post(headers("nonce-number-two-2")).status_code == 200
+        assert post(headers("nonce-number-three"), body.replace(b"Hi", b"Ho")).status_code == 401
+        assert post(headers("nonce-number-four4"), query="a=c").status_code == 401
+        assert post(headers("nonce-number-five5", late_s=301)).status_code == 401
+        assert post({"content-type": "application/json"}).status_code == 401
