@@ -102,8 +102,9 @@ class Recall:
         key = request_key(run.tenant, run.model.id, {**told, "operation": run.call.operation.value})
         with run.watch:  # the store has a limit of time itself
             found = await cache.get(run.tenant, key)
-        if found is not None:
-            return await _give_again(run, shape, _said(found, run))
+        kept = None if found is None else _said(found, run)
+        if kept is not None:
+            return await _give_again(run, shape, kept)
 
         async def ask() -> Said | None:
             said = await self._serve(run, shape)
@@ -205,10 +206,15 @@ def _encoded(said: Said) -> bytes:
     return msgspec.json.encode(Kept(said.text, said.finish.name, tokens.prompt, tokens.completion))
 
 
-def _said(value: bytes, run: Run) -> Said:
-    kept = msgspec.json.decode(value, type=Kept)
+def _said(value: bytes, run: Run) -> Said | None:
+    """A kept answer; None where another release wrote it in another form."""
+    try:
+        kept = msgspec.json.decode(value, type=Kept)
+        finish = Finish[kept.finish]
+    except (msgspec.MsgspecError, KeyError):
+        return None
     tokens = Tokens(kept.prompt_tokens, kept.completion_tokens)
-    return Said(kept.text, Finish[kept.finish], tokens, run.model.id, monotonic() - run.exchange.started_at)
+    return Said(kept.text, finish, tokens, run.model.id, monotonic() - run.exchange.started_at)
 
 
 def _finish_reason(said: Said) -> str:

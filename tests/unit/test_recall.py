@@ -33,6 +33,14 @@ class Shop(MemoryStore):
 
     away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[str] = []  # keys
+
+    async def write(self, shelf: Shelf, key: str, owner: str, value: bytes, ttl_s: float) -> bool:
+        self.written.append(key)
+        return await super().write(shelf, key, owner, value, ttl_s)
+
     async def items(self, shelf: Shelf, key: str, owner: str) -> list[bytes]:
         self._ask()
         return await super().items(shelf, key, owner)
@@ -199,6 +207,18 @@ async def test_an_answer_is_given_again() -> None:
         assert not (await stage.ask(**other))["cached"]
     again = [(await stage.ask(Operation.GENERATE))["cached"] for _ in range(2)]
     assert again == [False, True]
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"{", b"[]", b'{"text":"x","finish":"LATER","prompt_tokens":1,"completion_tokens":1}']
+)
+async def test_an_answer_in_another_form_is_none(value: bytes) -> None:
+    """What another release kept, or nobody can read, is a miss."""
+    stage = Stage()
+    await stage.ask()
+    await stage.store.write(Shelf("cache"), stage.store.written[-1], "t", value, 60.0)
+    assert not (await stage.ask())["cached"]
+    assert (await stage.ask())["cached"]
 
 
 async def test_a_turn_from_the_cache_is_remembered_too() -> None:

@@ -13,6 +13,7 @@ from pointsman import errors
 from pointsman.control.forms import FORMS
 from pointsman.control.forms.schema import Form
 from pointsman.errors import RouterError
+from pointsman.keys import Need
 from pointsman.routes import Route, Routes
 
 _TEXT = {"type": "string"}
@@ -20,6 +21,8 @@ _KINDS = (
     *(errors.INVALID_PARAMETER, errors.ADDRESS_FORBIDDEN, errors.MODEL_NOT_FOUND, errors.BODY_TOO_LARGE),
     *(errors.UNSUPPORTED_MEDIA_TYPE, errors.ENGINE_FAILED, errors.NO_REPLICA, errors.FIRST_EVENT_TIMEOUT),
 )
+
+_KEY_KINDS = (errors.KEY_MISSING, errors.RATE_LIMITED)
 
 
 def install(app: FastAPI, routes: Routes) -> None:
@@ -84,7 +87,8 @@ def _content(schemas: list[dict[str, Any]], examples: dict[str, Any]) -> dict[st
 def _errors(route: Route) -> dict[str, Any]:
     """What can go wrong, in the words of the route's own API."""
     told = {}
-    for kind in (*_KINDS, *([errors.UNKNOWN_FORM] if len(FORMS[route.path]) > 1 else [])):
+    several = [errors.UNKNOWN_FORM] if len(FORMS[route.path]) > 1 else []
+    for kind in (*_KINDS, *several, *(_KEY_KINDS if route.need is not Need.NEVER else ())):
         status, body = route.shape.error(RouterError(kind), "1a2b3c")
         example = {"schema": {"type": "object"}, "example": msgspec.json.decode(body)}
         told[str(status)] = {"description": kind.message, "content": {"application/json": example}}

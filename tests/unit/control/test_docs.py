@@ -18,6 +18,7 @@ from pointsman.settings import load
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import Surface, read_fields
 from pointsman.surfaces.distilgpt2 import DistilGpt2
+from pointsman.surfaces.llm_service import LlmService
 from unit.control.conftest import Client
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +76,8 @@ def test_examples_fit_their_schemas(path: str) -> None:
         ("/chat/completions", 0, DistilGpt2()),
         ("/generate", 1, BackendApi()),
         ("/generate", 2, DistilGpt2()),
+        ("/v1/generate", 0, LlmService()),
+        ("/v1/chat", 0, LlmService()),
     ],
 )
 def test_bounds_and_answers_are_the_surfaces(app: Router, path: str, index: int, surface: Surface) -> None:
