@@ -21,10 +21,11 @@ from pointsman.engines.base import Reader
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Endpoint, Engine, Facts, Replica
 from pointsman.sse import frame
-from pointsman.surfaces import backend_api, distilgpt2
+from pointsman.surfaces import backend_api, distilgpt2, llm_service
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import Surface, read_fields
 from pointsman.surfaces.distilgpt2 import DistilGpt2
+from pointsman.surfaces.llm_service import LlmService
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.transcript import as_text
@@ -153,6 +154,11 @@ _SEED: Body = {
     "prompt": "Other", "repetition_penalty": 1.3, "stream": True, "temperature": 0.3,
     "top_k": 4, "top_p": 0.5, "user_id": "u",
 }  # fmt: skip
+_WITHOUT_SESSION = {name: row for name, row in llm_service._OF_CHAT.items() if name != "session_id"}
+_SERVICE: Body = {
+    "max_tokens": 9, "messages": OTHER, "model": "other", "prompt": "Other", "stream": True,
+    "temperature": 0.3, "top_k": 4, "top_p": 0.5,
+}  # fmt: skip
 _BACKEND: Body = {
     "max_new_tokens": 9, "model": "other", "model_id": "other", "prompt": "Other", "repetition_penalty": 1.3,
     "stream": True, "temperature": 0.3, "top_p": 0.5,
@@ -232,6 +238,14 @@ WALKS = [
             _BACKEND,
         )
         for engine in Engine
+    ],
+    *[
+        Walk(f"002 {operation} on {engine}", table, LlmService(), operation, engine, base, _SERVICE)
+        for engine in Engine
+        for operation, table, base in (
+            (Operation.GENERATE, llm_service._OF_TEXT, {"prompt": "Hi"}),
+            (Operation.CHAT, _WITHOUT_SESSION, {"messages": TURN}),
+        )
     ],
 ]
 
