@@ -15,13 +15,15 @@ from fastapi import FastAPI
 
 from pointsman import __version__
 from pointsman.availability import Availability
+from pointsman.control import admin, catalog, compare, docs, faults, plg, status, usage, warm
 from pointsman.control import cache as control_cache
-from pointsman.control import catalog, docs, faults, plg, status, usage
 from pointsman.control.front import ControlFront
+from pointsman.control.operator import Desk
 from pointsman.forward import Forwarder
 from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
 from pointsman.keyring import Keyring
+from pointsman.keys import Need
 from pointsman.limits import Limiter
 from pointsman.load import LoadReader
 from pointsman.log import AccessLog, configure
@@ -36,10 +38,13 @@ from pointsman.routes import Routes
 from pointsman.sessions import Sessions
 from pointsman.settings import Settings
 from pointsman.store import make as make_store
+from pointsman.store.fallback import Local, Share
+from pointsman.store.memory import MemoryStore
 from pointsman.surfaces.llm_service import LlmService
 from pointsman.upstream import Pools
 from pointsman.usage import Usage
 
+_NO_DOCS: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
 _log = logging.getLogger("pointsman.app")
 
 
@@ -52,11 +57,10 @@ class Router(FastAPI):
             version=__version__,
             lifespan=self._live,
             root_path=settings.root_path,
-            docs_url="/docs" if settings.docs else None,
-            redoc_url="/redoc" if settings.docs else None,
-            openapi_url="/openapi.json" if settings.docs else None,
+            **({} if settings.docs else _NO_DOCS),
         )
         self.settings = settings
+        self.workers: int | None = 1  # processes that serve this app, as who runs it says; None: several
         self.addresses: list[str] = []  # set by our server; others lack what the data plane is best with
         self.registry = Registry(
             settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
@@ -72,14 +76,16 @@ class Router(FastAPI):
             self.sessions,
             remembers=settings.chat_history.enabled,
         )
-        self.metrics = Metrics(self.registry, [route.template for route in self.routes_table.table])
+        self.metrics = Metrics(self.registry, self.routes_table.templates)
         self.store = make_store(settings.store)
-        self.limiter = Limiter(settings.limits, self.store, settings.surface_limits)
+        self.share = Share(MemoryStore(), 1)  # of the limits, where nothing is shared
+        counter = self.share if settings.store.in_memory else Local(self.store, self.share)
+        self.limiter = Limiter(settings.limits, counter, settings.surface_limits, self.metrics.note_limited)
         self.usage = Usage()
         self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
-        guard = Guard(settings.access, settings.cors, self.keyring)
+        guard = self._guard = Guard(settings.access, settings.cors, self.keyring)
         self.pools = Pools(settings.upstream)
-        forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
+        forwarder = self._forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
         self._prefix = settings.root_path.rstrip("/")
         aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
         recall, self.cache = recall_make(forwarder, self.store, settings.chat_history, settings.answer_cache)
@@ -113,6 +119,11 @@ class Router(FastAPI):
         metrics = self._render_metrics if settings.metrics.enabled else None
         self.include_router(status.router(self.registry, settings.access, metrics))
         self.include_router(catalog.router(self.registry, settings.public_url))
+        desk = Desk(self._guard)
+        self.include_router(admin.router(self.registry, desk, lambda: self.workers))
+        self.include_router(warm.router(self.registry, self._forwarder, desk))
+        need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
+        self.include_router(compare.router(self._plane, self._guard, need, settings.max_body_bytes))
         self.include_router(usage.router(self.limiter, self.usage))
         rate_limited = settings.surface_limits[LlmService.name].enabled
         self.include_router(control_cache.router(self.registry, self.cache, rate_limited=rate_limited))
@@ -132,12 +143,19 @@ class Router(FastAPI):
             self.availability.note(model.available, monotonic())
 
     def _render_metrics(self) -> bytes:
-        return self.metrics.render(log_dropped=self.access_log.dropped)
+        tables = {**self.store.sizes(), **self.share.sizes(), "usage": len(self.usage)}
+        return self.metrics.render(log_dropped=self.access_log.dropped, tables=tables)
 
     @asynccontextmanager
     async def _live(self, _: FastAPI) -> AsyncIterator[None]:
         settings = self.settings
         sink = configure(settings.log_level, settings.log_format)
+        self.share.workers = self.workers or 2  # several: nobody says how many
+        if self.share.workers > 1 and settings.store.in_memory:
+            _log.warning(
+                "%d workers share no store: each enforces its part of the limits (STORE__URL=redis://…)",
+                self.share.workers,
+            )
         for notice in settings.notices:
             _log.warning("%s", notice)
         if not self.registry.models:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 from msgspec import structs
 
 from pointsman.call import Api, Call, Operation
-from pointsman.errors import KEY_WRONG, RATE_LIMITED, RouterError
+from pointsman.errors import KEY_WRONG, RATE_LIMITED, STORE_AWAY, RouterError
 from pointsman.exchange import Exchange
 from pointsman.gcra import Rate
 from pointsman.keys import Key
-from pointsman.store.base import Ask, Granted, Hold, Once, Store, Take, digest
+from pointsman.store.base import Ask, Granted, Hold, Once, Take, Unavailable, digest
 
 _BYTES_PER_TOKEN = 4  # of a prompt, for the estimate; what the engine counts is what is paid in the end
 _TOKENS_UNSAID = 256  # the estimate of an answer whose length the caller leaves open
@@ -82,6 +83,16 @@ class Grant(msgspec.Struct, frozen=True):
     refusal: RouterError | None = None
 
 
+class Counter(Protocol):
+    """What counts: a store, or this worker's share."""
+
+    async def settle(self, ask: Ask) -> Granted:
+        """Take all that is asked, or nothing."""
+
+    def give_back(self, granted: Granted, takes: tuple[Take, ...] = (), holds: tuple[Hold, ...] = ()) -> None:
+        """Settle estimates and free leases."""
+
+
 class Limiter:
     """The limits of one configuration.
 
@@ -93,7 +104,7 @@ class Limiter:
     def __init__(
         self,
         config: LimitsConfig,
-        store: Store,
+        store: Counter,
         surfaces: Mapping[str, SurfaceLimits] = MappingProxyType({}),
         note: Callable[[str], None] = lambda what: None,
     ) -> None:
@@ -125,14 +136,14 @@ class Limiter:
             once: a nonce that must be new.
 
         Raises:
-            Unavailable: the store does not answer.
+            RouterError: STORE_AWAY, where the store does not answer and nothing can stand in for it.
         """
         reserved = None if rules.tokens is None else structs.replace(rules.tokens, cost=_estimate(call, size))
         takes = tuple([take for take in (rules.requests, reserved) if take is not None])
         holds: tuple[Hold, ...] = ()
         if rules.at_once is not None:
             holds = (Hold(rules.hold_key, rules.at_once, next(self._ids), lasts_s + 60.0),)
-        granted = await self._store.settle(Ask(takes, holds, once))
+        granted = await self._settle(Ask(takes, holds, once))
         lines = _lines(rules, granted)
         if granted.allowed:
             return Grant(granted, reserved, holds, lines)
@@ -142,12 +153,18 @@ class Limiter:
         """What is left of a caller's rates now, whole; None: not limited.
 
         Raises:
-            Unavailable: the store does not answer.
+            RouterError: STORE_AWAY.
         """
         named = {"requests": rules.requests, "tokens": rules.tokens}
         takes = [structs.replace(take, cost=0.0) for take in named.values() if take is not None]
-        told = iter((await self._store.settle(Ask(tuple(takes)))).levels if takes else ())
+        told = iter((await self._settle(Ask(tuple(takes)))).levels if takes else ())
         return {name: None if take is None else next(told).remaining for name, take in named.items()}
+
+    async def _settle(self, ask: Ask) -> Granted:
+        try:
+            return await self._store.settle(ask)
+        except Unavailable:
+            raise RouterError(STORE_AWAY, retry_after_s=1) from None
 
     def settle(self, grant: Grant, tokens: float) -> None:
         """Pay what was used, and let go of what was held."""

@@ -8,11 +8,12 @@ Rules: `reliability.md` section 15. Every label value comes from a closed set; `
 
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from platform import python_version
 from threading import Lock
+from types import MappingProxyType
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -119,6 +120,15 @@ REPLICA_UP = Family(
     ("model", "replica", "state"),
     "1 for the state in which the health checks see a replica, 0 for each other state.",
 )
+LIMITED = Family(
+    "pointsman_limited_total",
+    _C,
+    ("limit",),
+    "Requests beyond a limit of their caller: requests, tokens or concurrency; in the shadow they pass.",
+)
+ENTRIES = Family(
+    "pointsman_table_entries", _G, ("table",), "Entries of the tables that callers fill; each has a bound."
+)
 LOG_DROPPED = Family(
     "pointsman_log_dropped_total", _C, (), "Log lines lost because the sink did not take them in time."
 )
@@ -183,7 +193,9 @@ class Metrics:
         ProcessCollector(registry=self._process)
         self.counts: dict[Family, defaultdict[_Key, float]] = {
             family: defaultdict(int)
-            for family in (REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED)
+            for family in (
+                *(REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED, LIMITED),
+            )
         }
         self.histograms: dict[Family, _Histograms] = {
             family: _Histograms(family.buckets)
@@ -249,13 +261,18 @@ class Metrics:
         self._replica_ids = frozenset(replica.id for replica in self._view.replicas)
         return replica_id if replica_id in self._replica_ids else OTHER
 
-    def render(self, log_dropped: int = 0) -> bytes:
+    def note_limited(self, limit: str) -> None:
+        """Count a request beyond a limit."""
+        self.counts[LIMITED][(limit,)] += 1
+
+    def render(self, log_dropped: int = 0, tables: Mapping[str, int] = MappingProxyType({})) -> bytes:
         """Everything in Prometheus' text format 0.0.4.
 
         May be called from another thread than `observe`.
 
         Args:
             log_dropped: log lines lost so far, as the log counted them.
+            tables: entries of the tables that callers fill, by name.
         """
         self._settle()
         replicas = self._view.replicas
@@ -269,6 +286,7 @@ class Metrics:
         page += [_buckets(family, list(series.items())) for family, series in self.histograms.items()]
         page.append(_plain(IN_FLIGHT, [((r.model_id, r.id), r.in_flight) for r in replicas]))
         page.append(_plain(REPLICA_UP, states))
+        page.append(_plain(ENTRIES, [((table,), n) for table, n in tables.items()]))
         page.append(_plain(LOG_DROPPED, [((), log_dropped)]))
         page.append(_plain(BUILD_INFO, [((__version__, python_version()), 1)]))
         return "".join(page).encode() + generate_latest(self._process)
