@@ -16,11 +16,12 @@ HELD_MAX = 19 + _LOCAL_MAX + 1 + _DOMAIN_MAX
 _LOCAL = re.compile(r"[\w.%+-]*")
 _DOMAIN = re.compile(rf"[\w.-]{{1,{_DOMAIN_MAX}}}")
 _HOST = re.compile(r"\w[\w.-]*\.[^\W\d_]{2,63}(?!\w)")  # up to the last name of letters
-# They begin with a plain class of characters, which the matcher skips to; the look-behind comes after it.
+# It begins with a plain class of characters, which the matcher skips to; so the look-behind comes after it.
 _NUMBERS = re.compile(
-    r"(?P<ssn>[0-9](?<![0-9]{2})[0-9]{2}-[0-9]{2}-[0-9]{4}(?![0-9]))"
-    r"|(?P<card>[0-9](?<![0-9]{2})(?:[0-9]{15}|[0-9]{3}(?:[ -][0-9]{4}){3})(?![0-9]))"
+    r"[0-9](?<![0-9]{2})"
+    r"(?:[0-9]{2}-[0-9]{2}-[0-9]{4}|[0-9]{15}|[0-9]{3}(?:[ -][0-9]{4}){3})(?![0-9])"
 )
+_SSN_DASH = 3  # where a social security number has its first hyphen, and a card has none
 _SSN_BEGUN = r"[0-9]{1,3}|[0-9]{3}-[0-9]{0,2}|[0-9]{3}-[0-9]{2}-[0-9]{0,4}"
 _CARD_BEGUN = r"[0-9]{1,16}|(?:[0-9]{4}[ -]){1,3}[0-9]{0,4}"
 _NUMBER_BEGUN = re.compile(rf"(?<![0-9])(?:{_SSN_BEGUN}|{_CARD_BEGUN})\Z")
@@ -127,7 +128,7 @@ def _local_start(text: str, least: int, end: int) -> int:
 def _numbers(text: str, begin: int) -> tuple[list[Span], int]:
     """The same for numbers."""
     spans = [
-        Span(found.start(), found.end(), Kind.SSN if found.lastgroup == "ssn" else Kind.CARD)
+        Span(found.start(), found.end(), Kind.SSN if found[0][_SSN_DASH] == "-" else Kind.CARD)
         for found in _NUMBERS.finditer(text, begin)
     ]
     free = max([span.end for span in spans if span.end < len(text)], default=begin)
