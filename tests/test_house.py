@@ -64,8 +64,8 @@ FLOORS = {
         ),
         3,
     ),
-    **dict.fromkeys(("availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
-    **dict.fromkeys(("cache", "history", "single_flight", "store", "usage"), 2),
+    **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
+    **dict.fromkeys(("cache", "families", "history", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (
             "access",

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
-from pointsman.metrics import FAMILIES, Kind, Metrics
+from pointsman.families import FAMILIES, Kind
+from pointsman.metrics import Metrics
 from pointsman.replica import Endpoint, Engine, Health, Replica, State
 
 CHAT, GENERATE = "/v1/chat/completions", "/generate"

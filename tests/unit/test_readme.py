@@ -13,7 +13,7 @@ from pointsman.call import Fields
 from pointsman.control.forms import plain
 from pointsman.engines import tgi_fields
 from pointsman.errors import ALL_KINDS
-from pointsman.metrics import FAMILIES
+from pointsman.families import FAMILIES
 from pointsman.policy import POLICIES
 from pointsman.routes import Routes
 from pointsman.settings import load

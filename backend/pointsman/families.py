@@ -1,0 +1,113 @@
+"""Every metric there is, in one table: the page, the README and the dashboards walk it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Prometheus' name for how a family behaves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name as it is exposed, its labels, and its buckets if it is a histogram."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+_TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 120.0)
+_PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.2, 0.4, 1.0, 2.5)
+_WHOLE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_OWN_S = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.01, 0.05, 0.1, 0.25, 1.0)
+
+REQUESTS = Family(
+    "pointsman_requests_total", _C, ("model", "route", "status"), "Exchanges that ended, by class of status."
+)
+ENDS = Family("pointsman_request_end_total", _C, ("model", "end"), "Exchanges that ended, by how.")
+ATTEMPTS = Family(
+    "pointsman_attempts_total", _C, ("model", "replica", "end"), "Attempts at a replica that ended, by how."
+)
+TOKENS = Family(
+    "pointsman_tokens_total",
+    _C,
+    ("model", "replica", "kind"),
+    "Tokens as engines counted them: prompt or completion. Answers without a count add nothing.",
+)
+ANSWER_BYTES = Family("pointsman_answer_bytes_total", _C, ("model",), "Bytes of answers relayed to clients.")
+TTFT = Family(
+    "pointsman_ttft_seconds",
+    _H,
+    ("model", "replica"),
+    "Streams: from accepting the request to relaying the first event with content.",
+    _TTFT_S,
+)
+PER_TOKEN = Family(
+    "pointsman_time_per_output_token_seconds",
+    _H,
+    ("model", "replica"),
+    "Streams that ended well: mean time between two tokens, or two events if the engine counted no tokens.",
+    _PER_TOKEN_S,
+)
+DURATION = Family(
+    "pointsman_request_duration_seconds",
+    _H,
+    ("model", "route"),
+    "From accepting the request to the end of the exchange.",
+    _WHOLE_S,
+)
+OVERHEAD = Family(
+    "pointsman_overhead_seconds",
+    _H,
+    ("model",),
+    "The router's own share: from accepting the request to sending it on, where one attempt was enough. "
+    "Reading the body from the client and connecting to the engine are within it.",
+    _OWN_S,
+)
+# By the names that seed 002 gave them.
+HTTP_REQUESTS = Family(
+    "http_requests_total",
+    _C,
+    ("method", "endpoint", "status"),
+    "Exchanges that ended, by route and status; 0: the client was sent none.",
+)
+GENERATED = Family("tokens_generated_total", _C, ("model",), "Tokens of answers, as engines counted them.")
+HTTP_DURATION = Family(
+    "http_request_duration_seconds",
+    _H,
+    ("method", "endpoint"),
+    "From accepting the request to the end of the exchange, by route.",
+    _WHOLE_S,
+)
+IN_FLIGHT = Family(
+    "pointsman_in_flight", _G, ("model", "replica"), "Requests sent to a replica and not ended, now."
+)
+REPLICA_UP = Family(
+    "pointsman_replica_up",
+    _G,
+    ("model", "replica", "state"),
+    "1 for the state in which the health checks see a replica, 0 for each other state.",
+)
+LIMITED = Family(
+    "pointsman_limited_total",
+    _C,
+    ("limit",),
+    "Requests beyond a limit of their caller: requests, tokens or concurrency; in the shadow they pass.",
+)
+ENTRIES = Family(
+    "pointsman_table_entries", _G, ("table",), "Entries of the tables that callers fill; each has a bound."
+)
+LOG_DROPPED = Family(
+    "pointsman_log_dropped_total", _C, (), "Log lines lost because the sink did not take them in time."
+)
+BUILD_INFO = Family("pointsman_build_info", _G, ("version", "python"), "Always 1; the labels say what runs.")
+
+FAMILIES: tuple[Family, ...] = tuple(v for v in globals().values() if isinstance(v, Family))
