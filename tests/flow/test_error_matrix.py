@@ -50,6 +50,14 @@ class Surface:
                 "generation",
                 "incomplete_generation_stream",
             }
+        elif self.name.startswith("002") and not frame:
+            told = payload
+            if payload["error"] == "HTTP error":
+                assert set(told) == {"error", "detail", "path"} | FACTS
+                sentence = told["detail"]["message"]
+            else:
+                assert set(told) == {"error", "details", "path"} | FACTS
+                sentence = told["details"]["error"]
         else:
             told, sentence = payload, payload["detail"]
             assert set(told) == {"detail"} | FACTS | ({"error"} if frame else set())
@@ -113,6 +121,8 @@ SURFACES = (
     Surface("000 generate", "/generate", {"prompt": "Once", "max_length": 5}),
     Surface("000 complete", "/complete", {"prompt": "Once", "max_tokens": 5}),
     Surface("000 chat", "/chat/completions", {"messages": TURNS, "max_tokens": 5}),
+    Surface("002 generate", "/v1/generate", {"prompt": "Once", "max_tokens": 5}, bad=400),
+    Surface("002 chat", "/v1/chat", {"messages": TURNS, "max_tokens": 5}, bad=400),
 )
 
 # What a client may be told of a fault, streamed and whole; `|` between.
@@ -168,6 +178,8 @@ def faced(engines: dict[str, Emulator]) -> Iterator[Router]:
         "TIMEOUT__TOKEN_IDLE_S": "1",
         "TIMEOUT__TOTAL_S": "1.2",
         "RETRY__BUDGET_FLOOR_PER_S": "1000",
+        "RATE_LIMIT__ENABLED": "false",
+        "KEY_NEEDS": "POST /models/{model_id}/v1/generate=never,POST /models/{model_id}/v1/chat=never",
     }
     names = ("TGI_DISTILGPT2_ENDPOINT", "VLLM_GEMMA3_ENDPOINT", "VLLM_BASE_MODEL_ENDPOINT")
     urls = {name: engines[model].url for name, model in zip(names, MODELS, strict=True)}
