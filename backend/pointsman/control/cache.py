@@ -15,6 +15,25 @@ from pointsman.surfaces.llm_service import LlmService
 _RETRY_AFTER_S = 1
 _OFF = {"enabled": False, "size": 0, "max_size": 0, "hits": 0, "misses": 0, "hit_rate_percent": 0.0}
 
+_STATS = {
+    "enabled": True,
+    "size": 12,
+    "max_size": 100,
+    "hits": 30,
+    "misses": 90,
+    "hit_rate_percent": 25.0,
+    "bytes": 40960,
+    "unavailable": 0,
+}
+_STATUS = {
+    "service_name": "Pointsman",
+    "version": __version__,
+    "model_name": "gemma-3-12b",
+    "model_device": "remote",
+    "cache_stats": _STATS,
+    "rate_limit_enabled": True,
+}
+
 
 def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: bool) -> APIRouter:
     """The routes.
@@ -25,7 +44,11 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
     """
     routes = APIRouter(tags=["cache"])
 
-    @routes.get("/status", summary="What this is and how its cache does, in seed 002's shape")
+    @routes.get(
+        "/status",
+        summary="What this is and how its cache does, in seed 002's shape",
+        responses={200: _example(_STATUS)},
+    )
     async def status() -> dict[str, Any]:
         model = registry.default(lambda found: True, LlmService.name, chat=True)
         return {
@@ -37,12 +60,16 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
             "rate_limit_enabled": rate_limited,
         }
 
-    @routes.get("/cache", summary="How the cache does; for operators")
+    @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_STATS)})
     async def show(request: Request) -> dict[str, Any]:
         _check(request)
         return await _statistics(cache)
 
-    @routes.delete("/cache", summary="Forgets all kept answers; for operators")
+    @routes.delete(
+        "/cache",
+        summary="Forgets all kept answers; for operators",
+        responses={200: _example({"removed": 12})},
+    )
     async def clear(request: Request) -> dict[str, int]:
         _check(request)
         try:
@@ -51,6 +78,10 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
             raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
 
     return routes
+
+
+def _example(body: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"example": body}}}
 
 
 def _check(request: Request) -> None:

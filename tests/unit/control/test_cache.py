@@ -53,6 +53,18 @@ async def test_status_tells_how_the_cache_does(client: Client) -> None:
     assert (stats["hits"], stats["misses"], stats["hit_rate_percent"]) == (1, 1, 50.0)
 
 
+async def test_examples_are_what_is_told(client: Client) -> None:
+    """The fields that `/docs` shows are those of the answers."""
+    app = build(load(ON, None, None))
+    await keep_one(app)
+    async with client(app) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+        for method, path in (("get", "/status"), ("get", "/cache"), ("delete", "/cache")):
+            told = (await http.request(method, path)).json()
+            shown = paths[path][method]["responses"]["200"]["content"]["application/json"]["example"]
+            assert set(shown) == set(told)
+
+
 async def test_the_cache_is_for_operators(client: Client) -> None:
     """Others may neither look at it nor empty it; emptied, it tells how many answers there were."""
     app = build(load(ON, None, None))
