@@ -6,6 +6,7 @@ the server's own business here, so HOST, PORT and LISTEN have no effect; `points
 
 import os
 import sys
+from multiprocessing import parent_process
 from pathlib import Path
 
 from pointsman.app import Router, build
@@ -15,10 +16,13 @@ from pointsman.settings import SettingsError, discover, load
 def _app() -> Router:
     folders = (Path(), Path(__file__).resolve().parent.parent)
     try:
-        return build(load(os.environ, discover(".env", *folders), discover("config.yml", *folders)))
+        built = build(load(os.environ, discover(".env", *folders), discover("config.yml", *folders)))
     except SettingsError as error:
         sys.stderr.write(f"pointsman: {error}\n")
         raise SystemExit(2) from None
+    if parent_process() is not None:  # uvicorn's --workers and --reload do not tell how many of us there are
+        built.workers = None
+    return built
 
 
 app = _app()

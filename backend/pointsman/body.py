@@ -1,12 +1,12 @@
 """A request's body: read whole once its guard has let it in, or drained when it is refused."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pointsman.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
 _DRAIN_S = 2.0

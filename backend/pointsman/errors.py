@@ -90,6 +90,13 @@ ORIGIN_FORBIDDEN = ErrorKind("origin_forbidden", 403, _P, False, "This origin ma
 ROUTE_NOT_FOUND = ErrorKind("route_not_found", 404, _C, False, "No such route.")
 MODEL_NOT_FOUND = ErrorKind("model_not_found", 404, _C, False, "No such model.")
 METHOD_NOT_ALLOWED = ErrorKind("method_not_allowed", 405, _C, False, "This route does not take this method.")
+SEVERAL_WORKERS = ErrorKind(
+    "several_workers",
+    409,
+    _P,
+    False,
+    "This would reach one of several worker processes; change the settings and reload instead.",
+)
 BODY_TOO_LARGE = ErrorKind("body_too_large", 413, _C, False, "The body is larger than this route takes.")
 URL_TOO_LONG = ErrorKind("url_too_long", 414, _C, False, "The URL is longer than 8 KiB.")
 UNSUPPORTED_MEDIA_TYPE = ErrorKind(

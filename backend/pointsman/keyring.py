@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman import audit
 from pointsman.keys import PUBLISHED, Key, KeyTable, Scope, digest_of
 
 _log = logging.getLogger("pointsman.keyring")
@@ -105,12 +106,15 @@ class Keyring:
         """Read the file again if it has changed."""
         if self._path is None or _mark(self._path) == self._seen:
             return
+        before, first = self.table, self._seen is None
         try:
             self.load()
         except ValueError as sentence:
             _log.warning("%s; the keys stay as they were", sentence)
+            audit.note("key file", "keys", "unusable; the keys stay as they were")
         else:
             _log.info("read %s: %d keys", self._path, len(self.table.keys))
+            audit.note("key file", "keys", _change(before, self.table, first=first))
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -120,6 +124,18 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _change(before: KeyTable, after: KeyTable, *, first: bool) -> str:
+    """What a changed file has done to the keys, by their names."""
+    old, new = {key.digest: key for key in before.keys}, {key.digest: key for key in after.keys}
+    kinds = {
+        "there at the start" if first else "added": [new[one].name for one in new.keys() - old.keys()],
+        "removed": [old[one].name for one in old.keys() - new.keys()],
+        "changed": [new[one].name for one in new.keys() & old.keys() if new[one] != old[one]],
+    }
+    told = [f"{kind} {', '.join(sorted(names))}" for kind, names in kinds.items() if names]
+    return f"ok: {'; '.join(told) or 'no key is other than before'}"
 
 
 def _check(entry: Entry, where: str) -> None:

@@ -14,7 +14,7 @@ import traceback
 
 import msgspec
 
-from pointsman import attempt
+from pointsman import attempt, audit
 from pointsman.exchange import Exchange
 from pointsman.knobs import LogFormat
 from pointsman.line_writer import CAPACITY, CLOSE_S, LineWriter
@@ -210,6 +210,8 @@ class _RecordHandler(logging.Handler):
         }
         if record.exc_info and record.exc_info[1] is not None:
             fields["exception"] = _trace(record.exc_info[1], full=self._full_errors)
+        if not self._text:
+            fields |= getattr(record, "facts", {})  # of the audit log; in text they stand in the message
         if self._text:
             self._writer.put(_safe(" ".join(fields.values()).translate(_ALL_CONTROLS)) + b"\n")
         else:
@@ -272,6 +274,7 @@ def configure(level: str, form: LogFormat, fd: int = 2) -> Sink:
     levels = {
         "": quiet,
         "pointsman": least,
+        audit.LOGGER: min(least, logging.INFO),
         "uvicorn": least,
         "uvicorn.error": logging.NOTSET,
         "uvicorn.access": quiet,

@@ -22,13 +22,7 @@ from pointsman.body import Body, Receive, check_media_type, too_large
 from pointsman.call import Call, Fields, Operation
 from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
-from pointsman.errors import (
-    INTERNAL,
-    MODEL_NOT_FOUND,
-    NO_REPLICA,
-    ClientGone,
-    RouterError,
-)
+from pointsman.errors import INTERNAL, MODEL_NOT_FOUND, NO_REPLICA, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.guard import Caller, Guard, check_body, check_call
 from pointsman.limits import Limiter, Rules, counted, used

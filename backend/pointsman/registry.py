@@ -88,6 +88,7 @@ class Registry:
         surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
     ) -> None:
         self.models = {config.id: _model(config, retry) for config in models}
+        self.configured = default_model
         self._default = default_model
         self._surfaces = surfaces
         self._on_attempt = on_attempt
@@ -117,6 +118,10 @@ class Registry:
                     return model
         self._known.pop(name, None)
         return None
+
+    def set_default(self, name: str | None) -> None:
+        """Change what `wanted` gives for all surfaces without a model of their own; None: as at the start."""
+        self._default = self.configured if name is None else name
 
     def wanted(self, surface: str = "") -> str | None:
         """The name that the settings give for requests to a surface that name no model; None: no name."""

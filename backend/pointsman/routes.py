@@ -24,6 +24,7 @@ from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
 
 MODEL_PREFIX = "/models/"
+_OWN = frozenset({"/models/compare"})  # below the prefix, and yet no model's: the control plane has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,15 @@ class Routes:
             if route.template.startswith(MODEL_PREFIX)
         }
 
+    @property
+    def templates(self) -> list[str]:
+        """What logs and metrics call the routes."""
+        return [*(route.template for route in self.table), *sorted(_OWN)]
+
     def find(self, method: str, path: str) -> Match | None:
         """The route of an exact path; None: not a generation route."""
         match = self._root.get((method, path))
-        if match is not None or not path.startswith(MODEL_PREFIX):
+        if match is not None or not path.startswith(MODEL_PREFIX) or path in _OWN:
             return match
         model_id, slash, rest = path[len(MODEL_PREFIX) :].partition("/")
         route = self._scoped.get((method, slash + rest or "/"))

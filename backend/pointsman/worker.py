@@ -28,6 +28,7 @@ class Configured(Served, Protocol):
     """An app that carries its settings."""
 
     settings: _Settings
+    workers: int | None
 
 
 class Worker(UvicornWorker):
@@ -49,6 +50,7 @@ class Worker(UvicornWorker):
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         self.sockets = [one.sock for one in self.sockets]  # without their wrapping, which dislikes two closes
         settle(self.wsgi, self.sockets)
+        self.wsgi.workers = self.cfg.workers
         self.config = config_for(self.wsgi, self.wsgi.settings.front)
         self.config.limit_max_requests = self.max_requests
         super().run()

@@ -9,7 +9,7 @@ from pointsman import errors
 from pointsman.errors import ALL_KINDS, ErrorKind, Owner, RouterError
 
 # reliability.md section 10
-STATUSES = {400, 401, 403, 404, 405, 413, 414, 415, 422, 429, 431, 500, 502, 503, 504}
+STATUSES = {400, 401, 403, 404, 405, 409, 413, 414, 415, 422, 429, 431, 500, 502, 503, 504}
 
 
 def test_codes_are_unique_and_stable_in_form() -> None:

@@ -17,11 +17,7 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
     routes = APIRouter(tags=["models"])
 
     def find(name: str) -> Model:
-        model = registry.find(name)
-        if model is None:
-            known = ", ".join(registry.models) or "none"
-            raise RouterError(MODEL_NOT_FOUND, f"Model {name!r} not found; known models: {known}.")
-        return model
+        return find_model(registry, name)
 
     def base(request: Request) -> str:
         return (public_url or str(request.base_url)).rstrip("/")
@@ -62,6 +58,20 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
         return {"object": "list", "data": [openai_view(find(model_id))]}
 
     return routes
+
+
+def find_model(registry: Registry, name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        RouterError: MODEL_NOT_FOUND, which lists those that are known.
+    """
+    model = registry.find(name)
+    if model is None:
+        known = ", ".join(registry.models) or "none"
+        shown = name if name.isprintable() else "(unprintable)"
+        raise RouterError(MODEL_NOT_FOUND, f"Model {shown!r} not found; known models: {known}.")
+    return model
 
 
 def offered(registry: Registry, request: Request) -> list[Model]:

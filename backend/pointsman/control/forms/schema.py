@@ -49,6 +49,17 @@ def frames(*data: str) -> str:
     return "".join([f"data: {frame}\n\n" for frame in data])
 
 
+def described(form: Form) -> dict[str, Any]:
+    """What `/openapi.json` tells of a control route's body and answer."""
+    answer = {"schema": form.gives, "example": form.answer}
+    told: dict[str, Any] = {"responses": {"200": {"content": {"application/json": answer}}}}
+    if form.takes:
+        body = {"type": "object", "properties": form.takes, "required": list(form.needs)}
+        content = {"application/json": {"schema": body, "example": form.example}}
+        told["requestBody"] = {"required": True, "content": content}
+    return told
+
+
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"oneOf": [TEXT, list_of(TEXT)]}
 FLAG: Schema = {"type": "boolean", "default": False}

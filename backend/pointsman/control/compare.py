@@ -1,0 +1,148 @@
+"""`POST /models/compare`: the same text or conversation to several models at once.
+
+Each model's part is a call of its own on the data plane, with its own limits, retries, metrics and log line;
+one that fails is told as failed and leaves the others alone.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+
+from pointsman.body import Body, check_media_type
+from pointsman.call import Operation
+from pointsman.control.forms import operate
+from pointsman.control.forms.schema import described
+from pointsman.errors import ENGINE_CUT, KEY_FORBIDDEN, RouterError
+from pointsman.guard import Caller, Guard
+from pointsman.keys import Need, Scope
+from pointsman.plane import EXTENSION, Plane
+from pointsman.routes import Match, Route
+from pointsman.surfaces.base import read_fields
+from pointsman.surfaces.comparison import Comparison, models_in, told
+
+PATH = "/models/compare"
+GUARD_CLASS = f"POST {PATH}"
+_IGNORED = b"x-pointsman-ignored: "
+_surface = Comparison()
+_route = Route("POST", PATH, PATH, Operation.GENERATE, _surface, lambda fields: _surface)
+
+
+class Collected:
+    """Implements `answer.Wire`: keeps one part's answer."""
+
+    def __init__(self, body: bytes) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
+        self._asked: bytes | None = body
+        self._told: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._whole = False
+
+    def take(self) -> bytes | None:
+        body, self._asked = self._asked, None
+        return body
+
+    def begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
+        self._lines = lines.split(b"\r\n")
+
+    async def put(self, block: bytes, *, last: bool) -> None:
+        self._told.append(block)
+        self._whole = last
+
+    def abort(self) -> None:
+        self.disconnected = True
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.disconnected = True
+        if self.on_disconnect is not None:
+            self.on_disconnect()
+
+    def result(self, model: str, request_id: str) -> dict[str, Any]:
+        """The part of the answer that is this model's."""
+        if not self._whole:
+            return {"model": model, "error": told(RouterError(ENGINE_CUT), request_id)}
+        ignored = [line[len(_IGNORED) :].decode("ascii") for line in self._lines if line.startswith(_IGNORED)]
+        found = msgspec.json.decode(b"".join(self._told), type=dict[str, Any])
+        return {"model": model, **found, **({"ignored": ignored[0]} if ignored else {})}
+
+
+def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter:
+    """The route.
+
+    Args:
+        need: whether it needs an API key.
+        most_bytes: the largest body.
+    """
+    routes = APIRouter(tags=["models"])
+
+    @routes.post(PATH, summary="The same to up to four models", openapi_extra=described(operate.COMPARE))
+    async def compare(request: Request) -> dict[str, Any]:
+        headers = dict(request.scope["headers"])
+        caller = _admit(guard, request, headers, need)
+        check_media_type(headers)
+        body = Body(request.receive, headers)
+        content = await body.read(most_bytes)
+        fields = read_fields(content)
+        names = models_in(fields)
+        _surface.decode(
+            _route.operation, fields, content, stream=False
+        )  # what is wrong is said once, and soon
+        own_id = request.state.request_id
+        parts = [
+            (name, f"{own_id[:120]}-{number}", Collected(content)) for number, name in enumerate(names, 1)
+        ]
+        async with _heeding(body, [wire for _, _, wire in parts]), asyncio.TaskGroup() as group:
+            for name, part_id, wire in parts:
+                scope = _scope(part_id, headers.get(b"traceparent"), wire)
+                group.create_task(plane.serve(Match(_route, name), scope, _silent, _unsent, caller))
+        return {"results": [wire.result(name, part_id) for name, part_id, wire in parts]}
+
+    return routes
+
+
+def _admit(guard: Guard, request: Request, headers: dict[bytes, bytes], need: Need) -> Caller:
+    caller: Caller = request.state.caller
+    if caller.key is None:
+        return guard.authenticate(caller, headers, need, GUARD_CLASS, Scope.GENERATE)
+    refusal = caller.key.refusal(Scope.GENERATE, GUARD_CLASS)
+    if refusal is not None:
+        raise RouterError(KEY_FORBIDDEN, refusal)
+    return caller
+
+
+def _scope(part_id: str, trace: bytes | None, wire: Collected) -> dict[str, Any]:
+    """A request as the data plane takes it; what concerns the caller was settled with the whole."""
+    headers = [(b"content-type", b"application/json"), (b"x-request-id", part_id.encode("ascii"))]
+    if trace is not None:
+        headers.append((b"traceparent", trace))
+    return {"client": None, "headers": headers, "extensions": {EXTENSION: wire}}
+
+
+@asynccontextmanager
+async def _heeding(body: Body, wires: list[Collected]) -> AsyncIterator[None]:
+    """End all parts when the client leaves."""
+
+    async def wait() -> None:
+        await body.gone()
+        for wire in wires:
+            wire.leave()
+
+    waiting = asyncio.create_task(wait())
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+async def _silent() -> dict[str, Any]:
+    return {"type": "http.disconnect"}  # not asked: the whole body is taken from the wire
+
+
+async def _unsent(message: dict[str, Any]) -> None:
+    """Not called: answers go to the wire."""

@@ -1,0 +1,76 @@
+"""Who may look after the router: an operator's address, or a key with the scope for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from pointsman import audit
+from pointsman.errors import KEY_FORBIDDEN, RouterError
+from pointsman.guard import Caller, Guard
+from pointsman.keys import Need, Scope
+
+_CHANGES = frozenset({Scope.ADMIN})
+_ASKS = frozenset({Scope.ADMIN, Scope.OPS})
+
+
+@dataclass(slots=True)
+class Action:
+    """What somebody is about to do; `outcome` says how it ended, for the audit log."""
+
+    outcome: str = "ok"
+
+
+class Desk:
+    """Lets operators in, and writes down what they do."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    @contextmanager
+    def action(self, request: Request, route: str, what: str, *, changes: bool) -> Iterator[Action]:
+        """One action, which is on the audit log however it ends.
+
+        Args:
+            route: method and template, for keys that are for some routes only.
+            what: what is done, for the log.
+            changes: the scope `ops` is not enough.
+
+        Raises:
+            RouterError: KEY_MISSING, KEY_WRONG or KEY_FORBIDDEN; what the action itself raises.
+        """
+        action, who = Action(), f"address {request.state.caller.address}"
+        if request.state.caller.key is not None:
+            who = f"key {request.state.caller.key.name} at {request.state.caller.address}"
+        try:
+            self.check(request, route, changes=changes)
+            yield action
+        except RouterError as error:
+            action.outcome = error.kind.code
+            raise
+        except BaseException:
+            action.outcome = "broken off"
+            raise
+        finally:
+            audit.note(who, what, action.outcome, request.state.request_id)
+
+    def check(self, request: Request, route: str, *, changes: bool) -> None:
+        """Let in a key with the scope, from any address, and addresses in OPS_NETWORKS, with any key.
+
+        Raises:
+            RouterError: KEY_MISSING, KEY_WRONG or KEY_FORBIDDEN.
+        """
+        caller: Caller = request.state.caller
+        key, scopes = caller.key, _CHANGES if changes else _ASKS
+        peer = request.client.host if request.client else None
+        if self._guard.caller(peer, request.scope["headers"]).is_ops:
+            return
+        if key is None:
+            headers = dict(request.scope["headers"])
+            key = self._guard.authenticate(caller, headers, Need.ALWAYS, route, scope=None).key
+        if key is None or not scopes & key.scopes:
+            raise RouterError(KEY_FORBIDDEN, f"Your API key lacks the scope {Scope.ADMIN}.")
+        refusal = next((why for one in sorted(scopes & key.scopes) if (why := key.refusal(one, route))), None)
+        if refusal is not None:
+            raise RouterError(KEY_FORBIDDEN, refusal)
