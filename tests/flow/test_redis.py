@@ -247,6 +247,25 @@ async def test_what_is_no_redis_is_not_believed(answer: bytes) -> None:
                 assert await store.read(SHELF, "key", "me") is None
 
 
+async def test_a_cancelled_commands_connection_is_closed(store: RedisStore, server: RedisServer) -> None:
+    """The answer that is still to come is nobody's: its connection is gone before others could use it."""
+    await store.write(SHELF, "mine", "me", b"mine", 60.0)
+    assert store.sizes()["connections"] == 1
+    server.stall()
+    try:
+        task = asyncio.create_task(store.read(SHELF, "mine", "me"))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert store.sizes()["connections"] == 0
+    finally:
+        server.resume()
+    assert await store.read(SHELF, "yours", "you") is None
+    assert store.foreign == 0
+    assert store.down is None
+
+
 async def test_no_reader_gets_anothers_answer_under_a_storm_of_cancels(
     store: RedisStore, server: RedisServer
 ) -> None:
