@@ -204,3 +204,12 @@ def test_gunicorns_tls_is_refused(tmp_path: Path) -> None:
     pem.write_text("")
     with pytest.raises(AssertionError, match="let nginx do TLS"):
         Gunicorn("--certfile", str(pem), "--keyfile", str(pem), workers=1)
+
+
+def test_what_one_worker_cannot_do_for_all_is_refused(served: Gunicorn, vllm: Emulator) -> None:
+    """The default model is each worker's own, so among several it is not changed; a single one changes it."""
+    changed = {"model": "gemma-3-12b"}
+    assert served.http.put("/admin/default-model", json=changed).status_code == 409
+    with Gunicorn(workers=1, VLLM_GEMMA3_ENDPOINT=vllm.url) as alone:
+        alone.wait_until_serving(1)
+        assert alone.http.put("/admin/default-model", json=changed).json()["model"] == "gemma-3-12b"

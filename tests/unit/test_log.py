@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pointsman import attempt
+from pointsman import attempt, audit
 from pointsman.exchange import AttemptRecord, Exchange
 from pointsman.knobs import LogFormat
 from pointsman.line_writer import LineWriter
@@ -438,3 +438,24 @@ def test_closing_puts_the_loggers_back(pipe: Pipe) -> None:
     assert state() == before
     logging.getLogger("uvicorn.access").removeHandler(own)
     assert sink.dropped == 0
+
+
+def test_the_audit_log_is_written_at_any_level(pipe: Pipe) -> None:
+    """Its facts are fields of the line; as text they stand in the message."""
+    (fields,) = recorded(pipe, lambda: audit.note("address ::1", "warm", "ok", "r-1"), "CRITICAL")
+    del fields["timestamp"]
+    assert fields == {
+        "level": "INFO",
+        "logger": "pointsman.audit",
+        "message": "address ::1: warm: ok",
+        "who": "address ::1",
+        "what": "warm",
+        "outcome": "ok",
+        "request_id": "r-1",
+    }
+
+
+def test_the_audit_log_as_text(pipe: Pipe) -> None:
+    """The facts stand in the message."""
+    (text,) = recorded(pipe, lambda: audit.note("a", "b", "c"), "ERROR", LogFormat.TEXT)
+    assert text["line"].endswith("INFO pointsman.audit a: b: c")
