@@ -125,15 +125,14 @@ async def test_a_stalled_redis_costs_one_timeout_and_then_nothing(server: RedisS
             with pytest.raises(Unavailable, match="Redis did not answer within 50 ms"):
                 await store.settle(ASK)
             assert time.monotonic() - begin >= 0.05
-            took = []
             for number in range(300):
-                begin = time.monotonic()
-                granted = await local.settle(Ask((Take(f"key {number}", Rate(60, 10)),)))
-                took.append(time.monotonic() - begin)
+                asking = local.settle(Ask((Take(f"key {number}", Rate(60, 10)),)))
+                with pytest.raises(StopIteration) as answered:
+                    asking.send(None)  # an answer at the first step: it waited for nothing at all
+                granted = answered.value.value
                 assert granted.local
                 assert granted.levels[0].remaining == 4
                 await asyncio.sleep(0.001)
-            assert sorted(took)[int(len(took) * 0.99)] <= 0.005
             assert store.down is not None
         finally:
             server.resume()

@@ -148,12 +148,13 @@ class Link:
         grows = wait_exponential(multiplier=config.pause_s, max=config.pause_max_s)
 
         def note(state: RetryCallState) -> None:
-            if state.outcome is not None and not self._closed:
-                self.down = str(state.outcome.exception())
+            fault = state.outcome.exception() if state.outcome is not None else None
+            if isinstance(fault, Unavailable) and not self._closed:
+                self.down = str(fault)
 
         await asyncio.sleep(config.pause_s)
         await AsyncRetrying(
-            retry=retry_if_exception_type(Unavailable),
+            retry=retry_if_exception_type(),  # any: whatever a trial stumbles over, the next one is made
             wait=grows + wait_random(0, config.pause_s),
             before_sleep=note,
         )(self.try_writing)
