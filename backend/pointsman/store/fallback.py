@@ -19,7 +19,7 @@ class Share:
     each. It knows only limits; values are not shared out.
 
     Args:
-        workers: processes that answer for the same keys, at least 1.
+        workers: processes that answer for the same keys, at least 1; may be set anew when it is known better.
     """
 
     def __init__(self, memory: MemoryStore, workers: int) -> None:
@@ -27,7 +27,7 @@ class Share:
             raise ValueError("the number of workers must be at least 1")
         self.workers = workers
         self._memory = memory
-        self._rates: dict[Rate, Rate] = {}
+        self._rates: dict[tuple[Rate, int], Rate] = {}
 
     async def settle(self, ask: Ask) -> Granted:
         """As the store does, with this worker's part of each limit."""
@@ -50,12 +50,12 @@ class Share:
         return tuple(Take(take.key, self._part(take.rate), take.cost) for take in takes)
 
     def _part(self, rate: Rate) -> Rate:
-        part = self._rates.get(rate)
+        part = self._rates.get((rate, self.workers))
         if part is None:
             if len(self._rates) >= _RATES:
                 self._rates.clear()
             part = Rate(rate.per_minute / self.workers, max(1, rate.burst // self.workers))
-            self._rates[rate] = part
+            self._rates[rate, self.workers] = part
         return part
 
 
