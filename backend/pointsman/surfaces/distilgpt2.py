@@ -99,7 +99,7 @@ def _wish(
         top_p=top_p if top_p < 1 else None,
         top_k=int(top_k) or None,
         repetition_penalty=penalty if penalty != 1 else None,
-        text_penalty=None if _given(fields, "repetition_penalty") else _PENALTY,
+        text_penalty=_PENALTY if messages and not _given(fields, "repetition_penalty") else None,
         first_tokens=_PROMPT_TOKENS if prompt else None,
         reserve=most if messages else None,  # the last question must not be what is cut off
         clamps=True,

@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_seeds_code() -> None:
         assert (found.sampling, found.temperature, found.top_p) == (True, 0.7, 0.9)
         assert (found.clamps, found.ignored) == (True, ())
         assert (found.first_tokens, found.reserve) == ((512, None) if operation is not CHAT else (None, 150))
-        assert found.text_penalty == 1.2
+        assert found.text_penalty == (1.2 if operation is CHAT else None)
         call = decode(operation, **ASK[operation])
         assert (call.api, call.operation, call.model, call.stream) == (Api.PLAIN, operation, None, False)
 
