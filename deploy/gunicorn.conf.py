@@ -19,8 +19,10 @@ from pointsman.front import UnixAddress
 from pointsman.master import kept
 from pointsman.settings import SettingsError
 
+workers = int(os.environ.get("WEB_CONCURRENCY") or min(4, len(os.sched_getaffinity(0))))
+
 try:
-    _front = kept.renew(Path(), Path(__file__).resolve().parent.parent).front
+    _front = kept.renew(Path(), Path(__file__).resolve().parent.parent, workers=workers).front
 except SettingsError as error:
     sys.stderr.write(f"pointsman: {error}\n")
     raise SystemExit(2) from None
@@ -34,8 +36,6 @@ worker_class = "pointsman.worker.Worker"
 bind = [str(address) for address in _front.listen]
 umask = 0o117 if any(isinstance(address, UnixAddress) for address in _front.listen) else 0o022
 backlog = 2048
-
-workers = int(os.environ.get("WEB_CONCURRENCY") or min(4, len(os.sched_getaffinity(0))))
 
 # A worker that stands still for so long is replaced; one that drains does not stand still.
 timeout = 30

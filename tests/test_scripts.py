@@ -126,7 +126,8 @@ def test_run_starts_emulated_engines_and_ends_them(clone: Path, number: signal.S
         output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, output
     assert "EMULATED ENGINES" in output
-    assert output.count("    curl ") == 2
+    assert output.count("    curl ") == 3
+    assert re.search(r"-H 'X-API-Key: pm-[\w-]{32}'", output)  # of this run alone; the other calls need none
     assert not any(map(listening, [int(port), *engines]))
 
 

@@ -28,6 +28,7 @@ from pointsman.signature import read as read_signature
 from pointsman.store.base import Ask, Once, Take, digest
 from pointsman.store.memory import MemoryConfig, MemoryStore
 
+_NO_KEYS = "This route needs an API key, and there is none so far: make one with `pointsman keys create`."
 _FAILURES = Rate(per_minute=10, burst=10)  # wrong keys from one address
 Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger("pointsman.guard")
@@ -108,6 +109,8 @@ class Guard:
         if key is None:
             if need is Need.NEVER:
                 return caller
+            if not keys:
+                raise RouterError(KEY_MISSING, _NO_KEYS)
             raise RouterError(KEY_MISSING) if secret is None else self._wrong(caller.address)
         caller = replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
         return _checked(caller, key, scope, guard_class)

@@ -105,11 +105,13 @@ class Need(StrEnum):
     NEVER = "never"  # its clients cannot send one; a good key counts all the same
 
 
-_NEED = re.compile(r"(GET|POST|PUT|DELETE) (/\S*?)\s*=\s*(always|if_any|never)")
+_NEED = re.compile(r"((?:GET|POST|PUT|DELETE) /\S*?|if_any)\s*=\s*(always|if_any|never)")
 
 
 def parse_needs(texts: Iterable[str]) -> dict[str, Need]:
     """Read `POST /v1/completions=always` and the like: what guard classes need.
+
+    `if_any=never` is for all that need a key as soon as there is any.
 
     Raises:
         ValueError: the end of a sentence that begins with the setting's name.
@@ -121,8 +123,16 @@ def parse_needs(texts: Iterable[str]) -> dict[str, Need]:
             raise ValueError(
                 f"{text!r} is no rule; write it like POST /v1/completions=always (or if_any, never)"
             )
-        needs[f"{told[1]} {told[2]}"] = Need(told[3])
+        needs[told[1]] = Need(told[2])
     return needs
+
+
+def need_of(guard_class: str, usual: Need, needs: Mapping[str, Need]) -> Need:
+    """What a guard class needs by the rules, else what it usually does."""
+    found = needs.get(guard_class)
+    if found is None and usual is Need.IF_ANY:
+        found = needs.get(Need.IF_ANY)
+    return usual if found is None else found
 
 
 def secret_in(headers: Mapping[bytes, bytes]) -> str | None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pointsman.app import Router, build
-from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.settings import Settings, SettingsError, check_workers, discover, load
 
 
 class Kept:
@@ -18,7 +18,7 @@ class Kept:
     def __init__(self) -> None:
         self._settings: Settings | None = None
 
-    def renew(self, *folders: Path) -> Settings:
+    def renew(self, *folders: Path, workers: int = 1) -> Settings:
         """Read the settings, with the first `.env` and `config.yml` that the folders hold.
 
         Bad ones are told on stderr; those before stay.
@@ -27,7 +27,9 @@ class Kept:
             SettingsError: they are bad, and there were none before.
         """
         try:
-            self._settings = load(os.environ, discover(".env", *folders), discover("config.yml", *folders))
+            fresh = load(os.environ, discover(".env", *folders), discover("config.yml", *folders))
+            check_workers(fresh, workers)
+            self._settings = fresh
         except SettingsError as error:
             if self._settings is None:
                 raise

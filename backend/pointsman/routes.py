@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pointsman.call import Fields, Operation
-from pointsman.keys import Need
+from pointsman.keys import Need, need_of
 from pointsman.screening import SecurityConfig
 from pointsman.services.summary import Summary
 from pointsman.services.tasks import Tasks
@@ -76,7 +76,9 @@ class Routes:
             *_llm_service(llm_service, max_prompt_chars, remembers),
             *_plg(plg, sessions),
         )
-        self.table = tuple(replace(route, need=needs.get(route.guard_class, route.need)) for route in table)
+        self.table = tuple(
+            replace(route, need=need_of(route.guard_class, route.need, needs)) for route in table
+        )
         self._root = {
             (route.method, route.path): Match(route, None)
             for route in self.table

@@ -200,6 +200,19 @@ def _assemble(
     )
 
 
+def check_workers(settings: Settings, workers: int) -> None:
+    """Check that so many processes can serve these settings.
+
+    Raises:
+        SettingsError: what they would need.
+    """
+    if workers > 1 and settings.chat_history.enabled and settings.store.in_memory:
+        raise SettingsError(
+            f"CHAT_HISTORY__ENABLED with {workers} workers needs a store that they share: set "
+            "STORE__URL=redis://…, or take one worker (WEB_CONCURRENCY=1)"
+        )
+
+
 def _origin(knob: Knob, value: Any, found: Given | None) -> Origin:
     text = "" if value is None else knob.kind.show(value)
     return Origin(knob.name, text, "default" if found is None else found.where)

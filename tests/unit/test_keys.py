@@ -9,6 +9,7 @@ from pointsman.keys import (
     Need,
     Scope,
     digest_of,
+    need_of,
     own_key,
     parse_needs,
     secret_in,
@@ -89,6 +90,11 @@ def test_rules_of_what_needs_a_key() -> None:
     """Method, route and word; anything else is said to be no rule."""
     told = parse_needs(["POST /v1/completions=always", "GET /models/{model_id} = never"])
     assert told == {"POST /v1/completions": Need.ALWAYS, "GET /models/{model_id}": Need.NEVER}
+    loose = parse_needs(["if_any=never", "POST /a=always"])
+    assert need_of("POST /b", Need.IF_ANY, loose) is Need.NEVER
+    assert need_of("POST /a", Need.IF_ANY, loose) is Need.ALWAYS
+    assert need_of("POST /b", Need.ALWAYS, loose) is Need.ALWAYS
+    assert need_of("POST /b", Need.NEVER, parse_needs(["if_any=always"])) is Need.NEVER
     for bad in ("POST /x", "/x=always", "POST /x=sometimes", "post /x=always", "POST x=always"):
         with pytest.raises(ValueError, match="no rule"):
             parse_needs([bad])

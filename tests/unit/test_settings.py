@@ -27,7 +27,7 @@ from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
 from pointsman.screening import SecurityConfig
-from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.settings import Settings, SettingsError, check_workers, discover, load
 from pointsman.store.config import StoreConfig
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.llm_service import LlmServiceConfig
@@ -505,3 +505,14 @@ def test_a_store_that_cannot_be_is_said_and_its_password_is_not() -> None:
     assert settings.store.url == "redis://me:s3cret-word@h:6379/1"
     (shown,) = [origin.text for origin in settings.origins if origin.name == "STORE__URL"]
     assert shown == "redis://…@h:6379/1"
+
+
+def test_several_workers_remember_sessions_in_a_shared_store_only() -> None:
+    """In one worker's memory a session would come and go from turn to turn."""
+    alone = load({"CHAT_HISTORY__ENABLED": "true"}, None, None)
+    check_workers(alone, 1)
+    with pytest.raises(SettingsError, match=r"CHAT_HISTORY__ENABLED with 3 workers .* STORE__URL"):
+        check_workers(alone, 3)
+    shared = load({"CHAT_HISTORY__ENABLED": "true", "STORE__URL": "redis://h:6379"}, None, None)
+    check_workers(shared, 3)
+    check_workers(load({}, None, None), 3)
