@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The LLM FastAPI Service's API by curl: a text, a conversation that the router remembers, a stream.
+# The LLM FastAPI Service's API by curl: a text, a conversation, the same as a stream. With CHAT_HISTORY__ENABLED=true
+# the router remembers what was said in a session; else each turn is new to the model.
 # examples/llm_service.sh; ROUTER_URL says where the router is, ROUTER_KEY is your key, which these routes need.
 set -eu
 url=${ROUTER_URL:-http://localhost:8000} session=example-$$-$(date +%s)

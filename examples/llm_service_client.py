@@ -1,4 +1,6 @@
-"""The LLM FastAPI Service's API in Python: a conversation of two turns that the router remembers.
+"""The LLM FastAPI Service's API in Python: a conversation of two turns.
+
+With CHAT_HISTORY__ENABLED=true the router remembers what was said; else each turn is new to the model.
 
 examples/llm_service_client.py; ROUTER_URL says where the router is, ROUTER_KEY is your key.
 """

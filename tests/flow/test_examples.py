@@ -57,7 +57,9 @@ def page() -> Iterator[str]:
 def keyed(tgi: Emulator, vllm: Emulator, page: str) -> Iterator[Router]:
     """A router that asks for a key where it can, and lets the page read its answers."""
     engines = {"TGI_DISTILGPT2_ENDPOINT": tgi.url, "VLLM_GEMMA3_ENDPOINT": vllm.url}
-    with Router(SECURITY__API_KEY=KEY, ALLOWED_ORIGINS=page, **engines) as router:
+    with Router(
+        SECURITY__API_KEY=KEY, ALLOWED_ORIGINS=page, CHAT_HISTORY__ENABLED="true", **engines
+    ) as router:
         router.wait_until_up("distilgpt2", "gemma-3-12b")
         yield router
 
