@@ -123,7 +123,9 @@ class Router(FastAPI):
         self.include_router(admin.router(self.registry, desk, lambda: self.workers))
         self.include_router(warm.router(self.registry, self._forwarder, desk))
         need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
-        self.include_router(compare.router(self._plane, self._guard, need, settings.max_body_bytes))
+        self.include_router(
+            compare.router(self._plane, self._guard, self.limiter, need, settings.max_body_bytes)
+        )
         self.include_router(usage.router(self.limiter, self.usage))
         rate_limited = settings.surface_limits[LlmService.name].enabled
         self.include_router(control_cache.router(self.registry, self.cache, rate_limited=rate_limited))

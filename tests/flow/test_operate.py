@@ -1,5 +1,6 @@
 """Comparing models, warming them and changing the default, at the running router."""
 
+import hashlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from pointsman.cli import main
+from pointsman.signature import Signed, sign
 from processes import Emulator, Router, wait_for
 from wire import Client, lines_of, post, request
 
@@ -111,6 +113,36 @@ def test_each_part_is_charged_and_needs_a_key_for_its_model(
             part.get("error", {}).get("code") for part in compare(router, few, models=BOTH * 2)["results"]
         ]
         assert sorted(codes, key=str) == [None, None, None, "rate_limited"]
+
+
+def test_a_signed_comparison_counts_once(
+    engines: tuple[Emulator, Emulator], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key is settled with the whole, so each part answers; the same again, or another body, is 401."""
+    path = tmp_path / "keys.json"
+    assert main(["keys", "create", "--sign", "--file", str(path)]) == 0
+    secret = bytes.fromhex(capsys.readouterr().out.splitlines()[0])
+    name = json.loads(path.read_text())["keys"][0]["sha256"][:8]
+    body = json.dumps(ASKED).encode()
+    told = Signed(name, int(time.time()), "a-nonce-of-a-comparison", hashlib.sha256(body).digest(), b"")
+    headers = {
+        "content-type": "application/json",
+        "x-key": name,
+        "x-timestamp": str(told.timestamp),
+        "x-nonce": told.nonce,
+        "x-content-sha256": told.content_sha256.hex(),
+        "x-signature": sign(secret, "POST", "/models/compare", "", told).hex(),
+    }
+    tgi, vllm = engines
+    with Router(
+        KEYS_FILE=str(path), TGI_DISTILGPT2_ENDPOINT=tgi.url, VLLM_GEMMA3_ENDPOINT=vllm.url
+    ) as router:
+        router.wait_until_up(*BOTH)
+        other = router.http.post("/models/compare", content=body + b" ", headers=headers)
+        first = router.http.post("/models/compare", content=body, headers=headers)
+        again = router.http.post("/models/compare", content=body, headers=headers)
+    assert all(part["text"] for part in first.json()["results"])
+    assert [(one.status_code, one.json()["code"]) for one in (other, again)] == [(401, "key_wrong")] * 2
 
 
 @pytest.mark.parametrize(
