@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pointsman import __version__
 from pointsman.cache import ResponseCache
 from pointsman.control.catalog import is_ops
+from pointsman.control.operator import audited
 from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
 from pointsman.registry import Registry
 from pointsman.store.base import Unavailable
@@ -71,11 +72,14 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
         responses={200: _example({"removed": 12})},
     )
     async def clear(request: Request) -> dict[str, int]:
-        _check(request)
-        try:
-            return {"removed": 0 if cache is None else await cache.clear()}
-        except Unavailable:
-            raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
+        with audited(request, "cache") as action:
+            _check(request)
+            try:
+                removed = 0 if cache is None else await cache.clear()
+            except Unavailable:
+                raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
+            action.outcome = f"ok: {removed} answers removed"
+        return {"removed": removed}
 
     return routes
 

@@ -22,6 +22,33 @@ class Action:
     outcome: str = "ok"
 
 
+@contextmanager
+def audited(request: Request, what: str) -> Iterator[Action]:
+    """One action, which is on the audit log however it ends.
+
+    Args:
+        what: what is done, for the log.
+
+    Raises:
+        RouterError: what the action raises.
+    """
+    caller: Caller = request.state.caller
+    who = f"address {caller.address}"
+    if caller.key is not None:
+        who = f"key {caller.key.name} at {caller.address}"
+    action = Action()
+    try:
+        yield action
+    except RouterError as error:
+        action.outcome = error.kind.code
+        raise
+    except BaseException:
+        action.outcome = "broken off"
+        raise
+    finally:
+        audit.note(who, what, action.outcome, request.state.request_id)
+
+
 class Desk:
     """Lets operators in, and writes down what they do."""
 
@@ -30,7 +57,7 @@ class Desk:
 
     @contextmanager
     def action(self, request: Request, route: str, what: str, *, changes: bool) -> Iterator[Action]:
-        """One action, which is on the audit log however it ends.
+        """One action of an operator, on the audit log.
 
         Args:
             route: method and template, for keys that are for some routes only.
@@ -40,20 +67,9 @@ class Desk:
         Raises:
             RouterError: KEY_MISSING, KEY_WRONG or KEY_FORBIDDEN; what the action itself raises.
         """
-        action, who = Action(), f"address {request.state.caller.address}"
-        if request.state.caller.key is not None:
-            who = f"key {request.state.caller.key.name} at {request.state.caller.address}"
-        try:
+        with audited(request, what) as action:
             self.check(request, route, changes=changes)
             yield action
-        except RouterError as error:
-            action.outcome = error.kind.code
-            raise
-        except BaseException:
-            action.outcome = "broken off"
-            raise
-        finally:
-            audit.note(who, what, action.outcome, request.state.request_id)
 
     def check(self, request: Request, route: str, *, changes: bool) -> None:
         """Let in a key with the scope, from any address, and addresses in OPS_NETWORKS, with any key.

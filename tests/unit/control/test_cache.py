@@ -65,8 +65,9 @@ async def test_examples_are_what_is_told(client: Client) -> None:
             assert set(shown) == set(told)
 
 
-async def test_the_cache_is_for_operators(client: Client) -> None:
+async def test_the_cache_is_for_operators(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """Others may neither look at it nor empty it; emptied, it tells how many answers there were."""
+    caplog.set_level("INFO", "pointsman.audit")
     app = build(load(ON, None, None))
     await keep_one(app)
     async with client(app, STRANGER) as http:
@@ -78,6 +79,11 @@ async def test_the_cache_is_for_operators(client: Client) -> None:
         assert (await http.get("/cache")).json()["size"] == 1
         assert (await http.delete("/cache")).json() == {"removed": 1}
         assert (await http.get("/cache")).json()["size"] == 0
+    told = [record.getMessage() for record in caplog.records if record.name == "pointsman.audit"]
+    assert told == [
+        f"address {STRANGER}: cache: address_forbidden",
+        "address 127.0.0.1: cache: ok: 1 answers removed",
+    ]
 
 
 async def test_without_a_cache_there_is_nothing_to_empty(app: Router, client: Client) -> None:
