@@ -230,7 +230,7 @@ def repaired(call: Call, misfit: Misfit) -> Call:
     if wish is None or not misfit.told or not said.strip():
         return call
     turns = (*wish.messages, Message("assistant", said), Message("user", misfit.told))
-    return structs.replace(call, wish=structs.replace(wish, messages=turns, reserve=None))
+    return structs.replace(call, wish=structs.replace(wish, messages=turns))
 
 
 def _head(run: Run, pool: Pool, outgoing: Outgoing) -> bytes:

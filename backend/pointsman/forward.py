@@ -67,9 +67,14 @@ class Forwarder:
                         raise first  # the first try is over; the loop begins with its end
                     await self._attempt(run)
         except AttemptFailed as failure:
-            if run.tried.repaired and failure.end is attempt.REJECTED:  # no fault of the client's request
+            if run.tried.repaired and failure.end is attempt.REJECTED:  # the longer request is ours
                 failure = AttemptFailed(attempt.MISFIT, failure.detail)
             raise client_error(failure) from failure
+        except RouterError as error:
+            if not run.tried.repaired or error.status >= 500:
+                raise
+            unfit = AttemptFailed(attempt.MISFIT, error.message)
+            raise client_error(unfit) from unfit
 
     def _decide(self, run: Run, failure: BaseException) -> bool:
         """Set the run's next step; False for what no attempt can mend."""
@@ -82,7 +87,9 @@ class Forwarder:
             run.tried.fresh_used |= failure.end.retry is Retry.FRESH
             run.tried.once_used |= failure.end.retry is Retry.ONCE_OTHER
             run.tried.repaired |= failure.end.retry is Retry.REPAIR
-            if now + step.after_s >= run.deadline or not run.model.budget.spend(now):
+            late = now + step.after_s >= run.deadline
+            # A repair is no retry that costs: the engine did well, and there is one at most.
+            if late or not (failure.end.retry is Retry.REPAIR or run.model.budget.spend(now)):
                 step = Stop()
         run.step = step
         return True

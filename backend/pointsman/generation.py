@@ -48,7 +48,8 @@ class Wish(msgspec.Struct, frozen=True):
     Either `prompt` or `messages` is given. `max_new` None: as much as fits. `grammar` is a JSON schema, or a
     regular expression where `grammar_is_regex`.
 
-    A conversation with a `reserve` loses its oldest turns until so many tokens are left for the answer.
+    A conversation with a `reserve` loses its oldest turns until so many tokens are left for the answer; where
+    it `keeps_turns` it must fit as it is.
     """
 
     prompt: str = ""
@@ -78,6 +79,7 @@ class Wish(msgspec.Struct, frozen=True):
     tells_tokens: bool = False
     reserve: int | None = None  # tokens
     window: int | None = None  # tokens of conversation and answer, where it is less than the engine takes
+    keeps_turns: bool = False
     dropped: int = 0  # messages that were left out
     redacts: bool = False  # personal data in the answer is replaced
     ignored: tuple[str, ...] = ()  # what the client asked for and this wish cannot say

@@ -83,7 +83,8 @@ class Lengths:
         async def count(messages: tuple[Message, ...]) -> int | None:
             return await self._count_chat(messages, replica, dialect, ask)
 
-        found = await _trimmed(wish.messages, window - reserve, count)
+        old = [] if wish.keeps_turns else pairs(wish.messages)
+        found = await _trimmed(wish.messages, old, window - reserve, count)
         if found is None:
             return wish
         messages, size = found
@@ -156,13 +157,16 @@ def pairs(messages: tuple[Message, ...]) -> list[list[int]]:
 
 
 async def _trimmed(
-    messages: tuple[Message, ...], room: int, count: Callable[[tuple[Message, ...]], Awaitable[int | None]]
+    messages: tuple[Message, ...],
+    old: list[list[int]],
+    room: int,
+    count: Callable[[tuple[Message, ...]], Awaitable[int | None]],
 ) -> tuple[tuple[Message, ...], int] | None:
     """As many of the messages as fit into `room` tokens, or all that must stay, with their number of tokens.
 
-    How many pairs must go is guessed by bytes, then searched by halves. None where the engine does not count.
+    `old` are the pairs that may go, the first of them first. How many must is guessed by bytes, then searched
+    by halves. None where the engine does not count.
     """
-    old = pairs(messages)
 
     def without(number: int) -> tuple[Message, ...]:
         gone = {place for pair in old[:number] for place in pair}

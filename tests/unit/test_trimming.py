@@ -229,3 +229,13 @@ async def test_nothing_but_messages_and_length_changes() -> None:
     wish = structs.replace(chat(600, 300, 300), temperature=0.3, seed=5)
     found = await Engines(1000).trim(wish)
     assert structs.replace(found, messages=wish.messages, dropped=0) == wish
+
+
+async def test_a_conversation_that_keeps_its_turns_loses_none() -> None:
+    """A question about a text is nothing without the text; its answer is cut to what is left all the same."""
+    engines = Engines(1000)
+    wish = structs.replace(chat(300, 300, 200), keeps_turns=True, max_new=500)
+    found = await engines.trim(wish)
+    assert (found.messages, found.max_new) == (wish.messages, 1000 - 813)
+    with pytest.raises(RouterError, match="have 1013 tokens"):
+        await engines.trim(structs.replace(chat(500, 300, 200), keeps_turns=True))

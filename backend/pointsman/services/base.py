@@ -20,6 +20,7 @@ from pointsman.language import Language
 from pointsman.surfaces.base import invalid, model_name, text
 from pointsman.surfaces.plg import DEFAULTS, Plg, PlgConfig, PlgErrors
 
+_RESERVE = 256  # tokens: with less room no answer of any use is likely
 _TRIES = 100  # places where JSON may begin
 _OPENING = re.compile(r"[\[{]")
 _THOUGHTS = re.compile(r"^\s*<think>.*?(?:</think>|$)", re.DOTALL)
@@ -64,7 +65,8 @@ class Service(PlgErrors):
             sampling=False,
             grammar=msgspec.Raw(msgspec.json.encode(question.schema)),
             clamps=True,
-            reserve=min(self.config.response_reserve_tokens, question.max_new),
+            keeps_turns=True,
+            reserve=min(_RESERVE, question.max_new),
             window=self.config.max_context_tokens,
             ignored=sort_out(fields, table),
         )

@@ -14,6 +14,7 @@ from pointsman.conversation import repaired
 from pointsman.engines import DIALECTS
 from pointsman.errors import RouterError
 from pointsman.generation import Delta, Misfit, Tokens, Wish
+from pointsman.language import Language
 from pointsman.replica import Endpoint, Engine, Facts, Replica
 from pointsman.services import base, summary, tasks, title
 from pointsman.services.summary import Summary
@@ -314,9 +315,9 @@ def test_the_model_is_told_its_fault_once_with_what_it_said() -> None:
     assert again.messages[:2] == call.wish.messages
     assert [(turn.role, turn.content) for turn in again.messages[2:]] == [
         ("assistant", "Sorry!"),
-        ("user", base.REPAIRS[base.Language.HEBREW].format(fault="no list of tasks")),
+        ("user", base.REPAIRS[Language.HEBREW].format(fault="no list of tasks")),
     ]
-    assert again.reserve is None
+    assert again.keeps_turns
     assert again.grammar == call.wish.grammar
 
 

@@ -22,18 +22,18 @@ from pointsman.surfaces.plg import DEFAULTS, SYSTEM_PROMPTS, Plg, PlgConfig, saf
 USER = [{"role": "user", "content": "Hi"}]
 
 
-def decode(config: PlgConfig = DEFAULTS, sessions: Sessions | None = None, **body: object) -> Call:
+def decode(config: PlgConfig = DEFAULTS, sessions: Sessions | None = None, **body: Any) -> Call:
     raw = json.dumps({"messages": USER, **body}).encode()
     return Plg(config, sessions).decode(Operation.CHAT, read_fields(raw), raw, stream=False)
 
 
-def wish(config: PlgConfig = DEFAULTS, **body: object) -> Wish:
+def wish(config: PlgConfig = DEFAULTS, **body: Any) -> Wish:
     found = decode(config, **body).wish
     assert found is not None
     return found
 
 
-def refused(**body: object) -> str:
+def refused(**body: Any) -> str:
     with pytest.raises(RouterError) as caught:
         decode(**body)
     status, told = Plg().error(caught.value, "id")
