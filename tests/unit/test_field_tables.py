@@ -21,12 +21,13 @@ from pointsman.engines.base import Reader
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Endpoint, Engine, Facts, Replica
 from pointsman.sse import frame
-from pointsman.surfaces import backend_api, distilgpt2, llm_service
+from pointsman.surfaces import backend_api, distilgpt2, llm_service, plg
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import Surface, read_fields
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.llm_service import LlmService
 from pointsman.surfaces.openai import OpenAI
+from pointsman.surfaces.plg import Plg
 from pointsman.surfaces.tgi import Tgi
 from pointsman.transcript import as_text
 
@@ -159,6 +160,10 @@ _SERVICE: Body = {
     "max_tokens": 9, "messages": OTHER, "model": "other", "prompt": "Other", "stream": True,
     "temperature": 0.3, "top_k": 4, "top_p": 0.5,
 }  # fmt: skip
+_PLG: Body = {
+    "language": "he", "max_tokens": 9, "messages": OTHER, "model": "other", "session_id": "other",
+    "stream": True, "temperature": 0.3, "use_mcp": True,
+}  # fmt: skip
 _BACKEND: Body = {
     "max_new_tokens": 9, "model": "other", "model_id": "other", "prompt": "Other", "repetition_penalty": 1.3,
     "stream": True, "temperature": 0.3, "top_p": 0.5,
@@ -246,6 +251,18 @@ WALKS = [
             (Operation.GENERATE, llm_service._OF_TEXT, {"prompt": "Hi"}),
             (Operation.CHAT, _WITHOUT_SESSION, {"messages": TURN}),
         )
+    ],
+    *[
+        Walk(
+            f"004 on {engine}",
+            plg.FIELDS,
+            Plg(),
+            Operation.CHAT,
+            engine,
+            {"messages": TURN, "session_id": "s", "stream": False},
+            _PLG,
+        )
+        for engine in Engine
     ],
 ]
 

@@ -17,7 +17,7 @@ from pointsman.families import FAMILIES
 from pointsman.policy import POLICIES
 from pointsman.routes import Routes
 from pointsman.settings import load
-from pointsman.surfaces import NAMES, backend_api, distilgpt2, llm_service
+from pointsman.surfaces import NAMES, backend_api, distilgpt2, llm_service, plg
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,6 +60,7 @@ def fate(row: Field | None) -> str:
         ("field beside `model_id`", [backend_api.FIELDS]),
         ("field beside `prompt` alone", [distilgpt2.FIELDS]),
         ("field of `/v1/generate` and `/v1/chat`", [llm_service.FIELDS]),
+        ("field of `/api/chat/stream`", [plg.FIELDS]),
     ],
 )
 def test_what_becomes_of_each_field_is_told(heading: str, tables: list[Table]) -> None:
