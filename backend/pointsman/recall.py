@@ -1,11 +1,11 @@
 """Remembers conversations, and answers to be given again, around the forwarding of a call.
 
-What was said before goes in front of a session's messages; the turn is kept once its answer has been sent
-whole. An answer that is kept is given again without an engine. Each tenant has its own of both.
+What was said before goes in front of a session's messages; the turn is kept once its answer is whole, before
+its last byte is sent. A kept answer is given again without an engine. Each tenant has its own of both.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -14,8 +14,9 @@ import msgspec
 from msgspec import structs
 
 from pointsman import attempt
+from pointsman.attempt import AttemptFailed
 from pointsman.cache import CacheConfig, ResponseCache, request_key
-from pointsman.conversation import Run
+from pointsman.conversation import Run, Sink
 from pointsman.errors import HISTORY_AWAY, ClientGone, RouterError
 from pointsman.generation import Finish, Message, Said, Shape, Tokens, Wish
 from pointsman.history import History, HistoryConfig
@@ -63,6 +64,43 @@ class Kept(msgspec.Struct, frozen=True):
     completion_tokens: int
 
 
+Keep = Callable[[Said], Awaitable[None]]
+
+
+async def _forget(said: Said) -> None:
+    """Keep nothing."""
+
+
+class _KeepingSink:
+    """Has an answer kept before its last byte leaves, so that who asks next, anywhere, finds it."""
+
+    def __init__(self, sink: Sink, keep: Callable[[], Awaitable[None]]) -> None:
+        self._sink = sink
+        self._keep = keep
+
+    @property
+    def committed(self) -> bool:
+        return self._sink.committed
+
+    async def whole(self, body: bytes, lines: bytes) -> None:
+        await self._keep()
+        await self._sink.whole(body, lines)
+
+    async def pass_on(self, first: bytes, length: int | None) -> None:
+        await self._sink.pass_on(first, length)
+
+    async def begin(self) -> None:
+        await self._sink.begin()
+
+    async def write(self, block: bytes, *, last: bool = False) -> None:
+        if last:
+            await self._keep()
+        await self._sink.write(block, last=last)
+
+    async def break_off(self, failure: AttemptFailed, *, mid_event: bool) -> None:
+        await self._sink.break_off(failure, mid_event=mid_event)
+
+
 class Recall:
     """Stands before a forwarder, for calls that have a session or may be answered again.
 
@@ -89,14 +127,20 @@ class Recall:
         if (session is None and cache is None) or wish is None or call.shape is None:
             await self._server.serve(run)
             return
+        keep = _forget
         if session is not None:
             run.call = structs.replace(call, wish=joined(await self._read(run, session), wish))
-        said = await (self._serve(run, call.shape) if cache is None else self._answer(run, call.shape, cache))
-        if said is not None and session is not None:
-            await self._write(run, session, (*wish.messages, Message("assistant", said.text)))
 
-    async def _answer(self, run: Run, shape: Shape, cache: ResponseCache) -> Said | None:
-        """Answer from the cache, with another's equal call, or as ever; the answer, if it was whole."""
+            async def keep(said: Said) -> None:
+                await self._write(run, session, (*wish.messages, Message("assistant", said.text)))
+
+        if cache is None:
+            await self._serve(run, call.shape, keep)
+        else:
+            await self._answer(run, call.shape, keep, cache)
+
+    async def _answer(self, run: Run, shape: Shape, keep: Keep, cache: ResponseCache) -> None:
+        """Answer from the cache, with another's equal call, or as ever."""
         wish = run.call.wish
         told = msgspec.to_builtins(structs.replace(wish, ignored=())) if wish is not None else {}
         key = request_key(run.tenant, run.model.id, {**told, "operation": run.call.operation.value})
@@ -104,22 +148,25 @@ class Recall:
             found = await cache.get(run.tenant, key)
         kept = None if found is None else _said(found, run)
         if kept is not None:
-            return await _give_again(run, shape, kept)
+            await _give_again(run, shape, keep, kept)
+            return
 
         async def ask() -> Said | None:
-            said = await self._serve(run, shape)
+            said = await self._serve(run, shape, keep)
             if said is not None:
                 await cache.put(run.tenant, key, _encoded(said), _finish_reason(said))
             return said
 
         if wish is None or wish.sampling:
-            return await ask()
+            await ask()
+            return
         said, anothers = await self._flights.run(key, ask)
-        if not anothers:
-            return said
-        return await ask() if said is None else await _give_again(run, shape, said)
+        if anothers and said is not None:
+            await _give_again(run, shape, keep, said)
+        elif anothers:
+            await ask()
 
-    async def _serve(self, run: Run, shape: Shape) -> Said | None:
+    async def _serve(self, run: Run, shape: Shape, keep: Keep) -> Said | None:
         """Have it answered; what was said, unless the answer broke off."""
         heard: list[Said] = []
 
@@ -127,7 +174,12 @@ class Recall:
             heard.append(said)
             return shape(said)
 
+        async def keep_heard() -> None:
+            if heard:
+                await keep(heard[-1])
+
         run.call = structs.replace(run.call, shape=hear)
+        run.sink = _KeepingSink(run.sink, keep_heard)
         await self._server.serve(run)
         return heard[-1] if heard and run.exchange.end is attempt.OK else None
 
@@ -140,7 +192,7 @@ class Recall:
             raise RouterError(HISTORY_AWAY, retry_after_s=_RETRY_AFTER_S) from None
 
     async def _write(self, run: Run, session: str, turn: tuple[Message, ...]) -> None:
-        """Keep a turn. The client has its answer, so a failure is for the log alone."""
+        """Keep a turn. The answer is there, so a failure is for the log alone."""
         request_id = run.exchange.request_id
         # Some clients send one request id for ever: what was said is part of a turn's name.
         turn_id = digest(request_id, msgspec.json.encode(turn[:-1]))
@@ -189,8 +241,9 @@ def joined(past: Iterable[Message], wish: Wish) -> Wish:
     return structs.replace(wish, messages=(*system, *talk), reserve=wish.max_new)
 
 
-async def _give_again(run: Run, shape: Shape, said: Said) -> Said:
+async def _give_again(run: Run, shape: Shape, keep: Keep, said: Said) -> None:
     """Send a kept answer in the words of this call."""
+    await keep(said)
     told = msgspec.convert(shape(said), dict[str, object])
     body = msgspec.json.encode({**told, "cached": True})
     now = monotonic()
@@ -198,7 +251,6 @@ async def _give_again(run: Run, shape: Shape, said: Said) -> Said:
     with run.watch:
         run.watch.set(now + run.timeouts.send_s, ClientGone)
         await run.sink.whole(body, b"")
-    return said
 
 
 def _encoded(said: Said) -> bytes:

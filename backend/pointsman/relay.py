@@ -21,7 +21,9 @@ _HELD_MAX_BYTES = 4 * sse.EVENT_CAP_BYTES  # of events before content; a large o
 class Sink(Protocol):
     """Where an answer goes: the client's side of an exchange."""
 
-    committed: bool
+    @property
+    def committed(self) -> bool:
+        """Whether content was sent."""
 
     async def begin(self) -> None:
         """Send status and headers of a stream, if they were not sent; commits."""

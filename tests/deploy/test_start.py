@@ -127,7 +127,7 @@ def test_prod_starts_a_vllm_where_there_is_a_gpu(clone: Path, tools: Path, key: 
     put(tools, "nvidia-smi", "echo 'GPU 0: one'; echo 'GPU 1: two'; echo 'GPU 2: three'")
     put(tools, "vllm", FAKE_VLLM.format(folder=tools, backend=BACKEND, python=sys.executable))
     port, engine = free_port(), free_port()
-    settings = {"PORT": port, "LLM_API_VLLM_PORT": engine}
+    settings = {"PORT": port, "ENGINE_PORT": engine}
     if key:  # a key needs its endpoint, which is the one that is started
         settings |= {"VLLM_GEMMA3_KEY": key, "VLLM_GEMMA3_ENDPOINT": f"http://localhost:{engine}"}
     with started(clone, "prod", tools, **settings) as running:
@@ -150,7 +150,7 @@ def test_prod_tells_when_vllm_ends(clone: Path, tools: Path) -> None:
     put(tools, "nvidia-smi", "echo 'GPU 0: one'")
     put(tools, "vllm", "echo out of memory; exit 3")
     port = free_port()
-    with started(clone, "prod", tools, PORT=port, LLM_API_VLLM_PORT=free_port()) as running:
+    with started(clone, "prod", tools, PORT=port, ENGINE_PORT=free_port()) as running:
         wait_for(lambda: "start: vLLM ended with 3" in running.output(), "it is told", _LIMIT_S)
         wait_for(lambda: running.get(port, "/live") is not None, "the router goes on", _LIMIT_S)
         assert running.end() == 0
@@ -186,7 +186,7 @@ def test_prod_says_what_is_missing(clone: Path, tools: Path, case: str) -> None:
         pytest.skip("this machine has what the test does without")
     if smi is not None:
         put(tools, "nvidia-smi", smi)
-    with started(clone, "prod", tools, LLM_API_VLLM_PORT=free_port()) as running:
+    with started(clone, "prod", tools, ENGINE_PORT=free_port()) as running:
         assert running.process.wait(_LIMIT_S) == 1
     first, second, third = running.output().splitlines()
     assert first.startswith(f"start: no engine is configured, and none can be started: {why}")

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import structs
 
 from pointsman import attempt
+from pointsman.attempt import AttemptFailed
 from pointsman.cache import ResponseCache
 from pointsman.call import Operation, Timeouts
 from pointsman.conversation import Run
@@ -71,6 +72,9 @@ class Sink:
     async def whole(self, body: bytes, lines: bytes) -> None:
         self.bodies.append(json.loads(body))
 
+    async def break_off(self, failure: AttemptFailed, *, mid_event: bool) -> None:
+        self.bodies.append({"error": failure.end.label})
+
 
 class Engine:
     """Answers each call with the next number; knows what it was asked."""
@@ -88,6 +92,9 @@ class Engine:
         self.reserves.append(wish.reserve)
         if self._act is not None:
             await self._act(run)
+        if run.exchange.end is not attempt.OK:
+            await run.sink.break_off(AttemptFailed(run.exchange.end), mid_event=False)
+            return
         said = Said(f"answer {len(self.asked)}", Finish.END, Tokens(1, 2), "m", 0.1)
         await run.sink.whole(json.dumps(shape(said)).encode(), b"")
 
@@ -368,3 +375,23 @@ async def test_nothing_enabled_costs_nothing() -> None:
     assert recall is not None
     assert cache is not None
     assert (await cache.statistics()).max_size == 7
+
+
+async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
+    """Whoever has the answer and asks on, at whichever router, finds the turn."""
+    stage = Stage()
+    seen: list[tuple[int, int]] = []
+
+    class Looking(Sink):
+        async def whole(self, body: bytes, lines: bytes) -> None:
+            seen.append(await stage.kept())
+
+    for _ in range(2):
+        raw = b'{"messages":[{"role":"user","content":"Hi"}],"session_id":"s","temperature":0}'
+        call = LlmService().decode(Operation.CHAT, read_fields(raw), raw, stream=False)
+        run = Run(
+            call, cast("Model", Named()), Exchange("r", "/v1/chat", "POST", 0.0), cast("Watch", Watching()),
+            cast("Any", Looking()), 9.0, Timeouts(), "t",
+        )  # fmt: skip
+        await stage.recall.serve(run)
+    assert [sessions for sessions, _ in seen] == [1, 1]

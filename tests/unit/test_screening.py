@@ -56,7 +56,7 @@ def texts(call: Call) -> list[str]:
 
 @pytest.mark.parametrize(("surface", "operation", "name"), CALLS)
 def test_all_inputs_are_looked_at(surface: Surface, operation: Operation, name: str) -> None:
-    """Every message counts, the system's too: rejected, or rewritten; in either mode the answer is redacted."""
+    """Every message counts, the system's too: rejected or rewritten; either way the answer is redacted."""
     call = ask(surface, operation, name, SECRET)
     assert screened(call, PiiMode.OFF) is call
     with pytest.raises(RouterError) as caught:
