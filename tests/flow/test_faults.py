@@ -62,6 +62,7 @@ CASES = {
     "abort": both(f"{_FULL}|{_FAILED}"),  # vLLM says that it gave up; TGI has no word for it but an error
     "empty": both("ok"),
     "empty_tokens": both("ok"),
+    "say": both("ok", "exactly this"),
     "comment_first": both("ok"),
     "error_first": both(_FULL),
     "error_after": Case("frame engine_failed", _FAILED, "2"),
