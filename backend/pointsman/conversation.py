@@ -102,7 +102,8 @@ def _reply(run: Run) -> Reply:
     def elapsed() -> float:
         return monotonic() - exchange.started_at
 
-    return Reply(exchange.request_id, run.call.model or run.model.id, run.model.id, int(time()), elapsed)
+    model_id = run.model.id
+    return Reply(exchange.request_id, run.call.model or model_id, model_id, int(time()), elapsed)
 
 
 async def _translated(

@@ -102,7 +102,7 @@ class Guard:
         if caller.key is not None:
             return _checked(caller, caller.key, scope, guard_class)
         keys = self._keyring.table
-        if not keys and need is not Need.ALWAYS:
+        if not keys.keys and need is not Need.ALWAYS:
             return caller
         secret = secret_in(headers)
         key = None if secret is None else keys.find(secret, time.time())

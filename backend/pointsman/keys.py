@@ -81,8 +81,8 @@ class KeyTable:
         self._by_digest = {key.digest: key for key in self.keys if key.signs_with is None}
         self._signing = {key.name: key for key in self.keys if key.signs_with is not None}
 
-    def __bool__(self) -> bool:
-        return bool(self.keys)
+    def __len__(self) -> int:
+        return len(self.keys)
 
     def find(self, secret: str, now: float) -> Key | None:
         """The live key of this secret; unknown ones take the same work."""

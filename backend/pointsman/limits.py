@@ -67,7 +67,12 @@ class Rules(msgspec.Struct, frozen=True):
     @property
     def any(self) -> bool:
         """Whether anything is limited."""
-        return self.requests is not None or self.tokens is not None or self.at_once is not None
+        return self is not FREE and (
+            self.requests is not None or self.tokens is not None or self.at_once is not None
+        )
+
+
+FREE = Rules()  # of whom nothing is limited
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -112,11 +117,14 @@ class Limiter:
         self._store = store
         self._surfaces = {name: one for name, one in surfaces.items() if one.enabled}
         self._note = note
+        self._free = config == LimitsConfig(exempt=config.exempt, shadow=config.shadow, burst=config.burst)
         self._rules: OrderedDict[tuple[str, Key | None, str], Rules] = OrderedDict()
         self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())
 
     def rules(self, address: str, key: Key | None, surface: str) -> Rules:
         """What holds for a caller on a surface."""
+        if key is None and self._free and surface not in self._surfaces:
+            return FREE
         wanted = (address if key is None else "", key, surface if surface in self._surfaces else "")
         found = self._rules.get(wanted)
         if found is None:

@@ -25,7 +25,7 @@ from pointsman.engines import DIALECTS
 from pointsman.errors import INTERNAL, MODEL_NOT_FOUND, NO_REPLICA, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.guard import Caller, Guard, check_body, check_call
-from pointsman.limits import Limiter, Rules, counted, used
+from pointsman.limits import FREE, Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
 from pointsman.recall import Server
 from pointsman.registry import Model, Registry
@@ -163,7 +163,8 @@ class Plane:
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
         model, call = self._model(match, surface, call)
         check_call(caller, call, model.id)
-        call = screened(call, self._config.pii)
+        if self._config.pii is not PiiMode.OFF:
+            call = screened(call, self._config.pii)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)
@@ -174,7 +175,7 @@ class Plane:
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
-            limited = rules.any or once is not None
+            limited = (rules is not FREE and rules.any) or once is not None
             await (self._serve_limited(run, rules, answer, once) if limited else self._forwarder.serve(run))
         finally:
             wire.on_disconnect = None

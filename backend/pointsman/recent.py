@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pointsman.attempt import Verdict
+from pointsman.attempt import OK, Verdict
 from pointsman.exchange import Exchange
 
 DAY_S = 24 * 3600
@@ -43,7 +43,8 @@ class Recent:
         if slot[0] != minute:
             slot[:] = (minute, 0, 0, 0.0)
         slot[1] += 1
-        if exchange.status >= 500 or exchange.end.verdict in _FAULTS:
+        end = exchange.end
+        if exchange.status >= 500 or (end is not OK and end.verdict in _FAULTS):
             slot[2] += 1
         else:
             slot[3] += exchange.ended_at - exchange.started_at

@@ -4,7 +4,7 @@ One table, read by the data plane and by `/docs`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pointsman.call import Fields, Operation
@@ -42,11 +42,10 @@ class Route:
     surface_of: Callable[[Fields], Surface]
     stream: bool = False
     need: Need = Need.IF_ANY  # of an API key
+    guard_class: str = field(init=False)  # its method and its template: never anything of the body
 
-    @property
-    def guard_class(self) -> str:
-        """What rules call this route: its method and its template, never anything of the body."""
-        return f"{self.method} {self.template}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guard_class", f"{self.method} {self.template}")
 
 
 @dataclass(frozen=True, slots=True)
