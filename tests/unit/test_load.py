@@ -1,6 +1,7 @@
 """Reading how busy engines are, from small real servers on loopback."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,14 +28,23 @@ class Metrics:
     status: int = 200
     heads: list[str] = field(default_factory=list)
     hang: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None] | None] = field(default_factory=list)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.append(asyncio.current_task())
+        try:
+            await self._answer(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
         if not self.status:
             await self.hang.wait()
         head = f"HTTP/1.1 {self.status} X\r\ncontent-length: {len(self.page)}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode() + self.page)
-        writer.close()
 
 
 @asynccontextmanager
@@ -45,6 +55,8 @@ async def serving(metrics: Metrics) -> AsyncIterator[Endpoint]:
     finally:
         metrics.hang.set()
         server.close()
+        running = [task for task in metrics.tasks if task is not None]
+        await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), 30)
 
 
 def replica(endpoint: Endpoint, engine: Engine = Engine.VLLM, key: str | None = None) -> Replica:
