@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from processes import wait_for
@@ -34,6 +35,7 @@ from .process import (
 )
 from .test_vllm_answers import CHAT, HI
 from .test_vllm_load import LONG, connect, open_request, receive_until, send
+from .test_vllm_load import wait_for as wait_for_load
 
 Process = subprocess.Popen[bytes]
 REAL = [pytest.mark.real, pytest.mark.xdist_group("vllm")]
@@ -113,10 +115,12 @@ def test_sigterm(ending: tuple[Engine, Process]) -> None:
         idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         receive_until(idle, b"\r\n\r\n")
         long = opened.enter_context(open_request(engine, LONG))
-        short = opened.enter_context(open_request(engine, LONG | {"max_tokens": 40}))
+        short = opened.enter_context(open_request(engine, LONG | {"max_tokens": 100}))
         queued = opened.enter_context(open_request(engine, LONG | {"max_tokens": 3}))
         for sock in (long, short):
             receive_until(sock, b"data: ")
+        with httpx.Client(base_url=engine.url, trust_env=False) as client:
+            wait_for_load(client, running=2, waiting=1)  # what has not been taken yet would be refused
         process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
 
