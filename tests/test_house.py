@@ -59,7 +59,7 @@ FLOORS = {
     ),
     **dict.fromkeys(
         (
-            *("connection", "conversation", "forward", "lengths", "limits", "load"),
+            *("candidates", "connection", "conversation", "forward", "lengths", "limits", "load"),
             *("probe", "recall", "relay", "stall", "upstream", "watch"),
         ),
         3,

@@ -12,17 +12,14 @@ from tenacity import AsyncRetrying, retry_if_exception
 
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed, Retry, Verdict
+from pointsman.candidates import choose, eligible
 from pointsman.conversation import Run, converse
-from pointsman.engines import DIALECTS
-from pointsman.errors import ENGINE_OVERLOADED, NO_REPLICA, UNSUPPORTED, ClientGone, RouterError
+from pointsman.errors import ClientGone, RouterError
 from pointsman.exchange import AttemptRecord
 from pointsman.lengths import Lengths
 from pointsman.registry import Registry
-from pointsman.replica import Replica
 from pointsman.retry import Again, RetryConfig, Stop, next_step
 from pointsman.upstream import Pools
-
-_RETRY_AFTER_S = 5  # seconds; one probe interval
 
 
 class Forwarder:
@@ -81,7 +78,7 @@ class Forwarder:
         if not isinstance(failure, AttemptFailed):
             return False
         now = asyncio.get_running_loop().time()
-        others = len(self._eligible(run, again=False))
+        others = len(eligible(run.model, run.call, run.asked, again=False))
         step = next_step(failure, run.tried, others, self._retry, self._rng.random())
         if isinstance(step, Again):
             run.tried.fresh_used |= failure.end.retry is Retry.FRESH
@@ -94,36 +91,6 @@ class Forwarder:
         run.step = step
         return True
 
-    def _eligible(self, run: Run, *, again: bool) -> list[Replica]:
-        found = [
-            replica
-            for replica in run.model.pool
-            if replica.ready
-            and (again or replica not in run.asked)
-            and DIALECTS[replica.engine].speaks(run.call)
-        ]
-        if len(found) < 2:
-            return found
-        return [replica for replica in found if not replica.doubted] or found
-
-    def _choose(self, run: Run) -> Replica:
-        same = isinstance(run.step, Again) and run.step.same_replica
-        candidates = self._eligible(run, again=same)
-        if candidates:
-            return candidates[0] if len(candidates) == 1 else run.model.policy.choose(candidates, self._rng)
-        pool = run.model.pool
-        if not any(DIALECTS[replica.engine].speaks(run.call) for replica in pool):
-            raise RouterError(
-                UNSUPPORTED, f"Model {run.model.id!r} runs on an engine that does not speak this API."
-            )
-        if any(replica.usable and replica.full for replica in pool):
-            raise RouterError(ENGINE_OVERLOADED, retry_after_s=1)
-        raise RouterError(
-            NO_REPLICA,
-            f"Model {run.model.id!r} is known, but no replica of it is up.",
-            retry_after_s=_RETRY_AFTER_S,
-        )
-
     async def _attempt(self, run: Run) -> None:
         """Ask one replica.
 
@@ -132,7 +99,8 @@ class Forwarder:
         """
         if monotonic() >= run.deadline:
             raise AttemptFailed(attempt.TOTAL, "no time left")  # nothing is asked that nobody waits for
-        replica = self._choose(run)
+        same = isinstance(run.step, Again) and run.step.same_replica
+        replica = choose(run.model, run.call, run.asked, self._rng, again=same)
         run.asked.add(replica)
         run.tried.attempts += 1
         run.exchange.replica_id = replica.id
