@@ -104,13 +104,13 @@ def parts(log: AccessLog) -> dict[str, Part]:
 
 
 async def measure(part: Part) -> float:
-    """Microseconds of one call."""
-    start = time.perf_counter()
+    """Microseconds of processor time of one call."""
+    start = time.process_time()
     for number in range(CALLS):
         await part()
         if not number % 500:
             await asyncio.sleep(0)  # what is batched is done within the time that is measured
-    return 1e6 * (time.perf_counter() - start) / CALLS
+    return 1e6 * (time.process_time() - start) / CALLS
 
 
 async def main(fd: int) -> None:

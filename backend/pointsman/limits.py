@@ -118,17 +118,18 @@ class Limiter:
         self._surfaces = {name: one for name, one in surfaces.items() if one.enabled}
         self._note = note
         self._free = config == LimitsConfig(exempt=config.exempt, shadow=config.shadow, burst=config.burst)
-        self._rules: OrderedDict[tuple[str, Key | None, str], Rules] = OrderedDict()
+        self._rules: OrderedDict[tuple[str | bytes, str], tuple[Key | None, Rules]] = OrderedDict()
         self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())
 
     def rules(self, address: str, key: Key | None, surface: str) -> Rules:
         """What holds for a caller on a surface."""
         if key is None and self._free and surface not in self._surfaces:
             return FREE
-        wanted = (address if key is None else "", key, surface if surface in self._surfaces else "")
-        found = self._rules.get(wanted)
-        if found is None:
-            found = self._rules[wanted] = self._make(address, key, wanted[2])
+        wanted = (address if key is None else key.digest, surface if surface in self._surfaces else "")
+        made_for, found = self._rules.get(wanted, (None, None))
+        if found is None or made_for is not key:  # a key that was written anew may have other limits
+            found = self._make(address, key, wanted[1])
+            self._rules[wanted] = key, found
             if len(self._rules) > _KEPT:
                 self._rules.popitem(last=False)
         return found
