@@ -21,6 +21,16 @@ class State(StrEnum):
     MISCONFIGURED = "misconfigured"  # alive, but refuses our key, route or protocol
 
 
+class Standing(StrEnum):
+    """What people are shown of a replica: its health checks' word, unless something else keeps work away."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DRAINING = "draining"  # finishes what runs and takes no new work
+    MISCONFIGURED = "misconfigured"
+    DOWN = "down"
+
+
 _USABLE = (State.UP, State.UNKNOWN)
 
 
@@ -115,19 +125,28 @@ class Replica:
     health: Health = Health()
     facts: Facts = Facts()
     in_flight: int = 0
+    draining: bool = False  # an operator wants it to take no new work
     doubted: bool = False  # no connection came about since its last good check: taken where no other is left
 
     @property
     def usable(self) -> bool:
-        """May be sent work: its checks say up, or it was not checked yet."""
-        return self.health.state in _USABLE
+        """May be sent work: its checks say up, or it was not checked yet, and nobody drains it."""
+        return self.health.state in _USABLE and not self.draining
 
     @property
     def ready(self) -> bool:
         """May be sent work now."""
-        return self.health.state in _USABLE and (
-            self.max_in_flight is None or self.in_flight < self.max_in_flight
+        return (
+            self.health.state in _USABLE
+            and not self.draining
+            and (self.max_in_flight is None or self.in_flight < self.max_in_flight)
         )
+
+    @property
+    def standing(self) -> Standing:
+        if self.draining and self.health.state in _USABLE:
+            return Standing.DRAINING
+        return Standing(self.health.state.value)
 
     @property
     def full(self) -> bool:

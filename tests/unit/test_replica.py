@@ -102,6 +102,16 @@ def test_usable_states(state: State) -> None:
     assert replica(health=Health(state=state)).usable == (state in {State.UP, State.UNKNOWN})
 
 
+@pytest.mark.parametrize("state", State)
+def test_a_drained_replica_gets_no_work(state: State) -> None:
+    """Whatever its checks say; it is shown as draining where it would have got some."""
+    drained = replica(health=Health(state=state), draining=True)
+    assert not drained.usable
+    assert not drained.ready
+    alive = state in {State.UP, State.UNKNOWN}
+    assert drained.standing.value == ("draining" if alive else state.value)
+
+
 @pytest.mark.parametrize(
     ("limit", "in_flight", "full"), [(None, 10_000, False), (2, 1, False), (2, 2, True), (2, 3, True)]
 )

@@ -115,7 +115,7 @@ def replica_view(replica: Replica, for_ops: bool) -> dict[str, Any]:
     view: dict[str, Any] = {
         "id": replica.id,
         "engine": replica.engine.value,
-        "state": replica.health.state.value,
+        "state": replica.standing.value,
         "reason": replica.health.reason,
         "since": stamp(replica.health.since),
         "in_flight": replica.in_flight,
