@@ -107,20 +107,20 @@ def rest_of(sock: socket.socket, within_s: float) -> tuple[bytes, bool]:
 
 
 def test_sigterm(ending: tuple[Engine, Process]) -> None:
-    """Running and queued requests finish, new ones are a 500; then all is refused, and it exits with 0."""
+    """What is queued still runs and ends, new requests are a 500; then all is refused, it exits with 0."""
     engine, process = ending
     timeout_s = TIMEOUT_S[engine.real]
     with ExitStack() as opened:
-        idle = opened.enter_context(connect(engine))
+        long = opened.enter_context(open_request(engine, LONG))
+        gives_way = opened.enter_context(open_request(engine, LONG))
+        for sock in (long, gives_way):
+            receive_until(sock, b"data: ")
+        queued = [opened.enter_context(open_request(engine, LONG | {"max_tokens": most})) for most in (3, 40)]
+        with httpx.Client(base_url=engine.url, trust_env=False) as client:
+            wait_for_load(client, running=2, waiting=2)  # what has not been taken yet would be refused
+        idle = opened.enter_context(connect(engine))  # late: vLLM closes it after 5 idle seconds
         idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         receive_until(idle, b"\r\n\r\n")
-        long = opened.enter_context(open_request(engine, LONG))
-        short = opened.enter_context(open_request(engine, LONG | {"max_tokens": 100}))
-        queued = opened.enter_context(open_request(engine, LONG | {"max_tokens": 3}))
-        for sock in (long, short):
-            receive_until(sock, b"data: ")
-        with httpx.Client(base_url=engine.url, trust_env=False) as client:
-            wait_for_load(client, running=2, waiting=1)  # what has not been taken yet would be refused
         process.send_signal(signal.SIGTERM)
         signalled = time.monotonic()
 
@@ -132,7 +132,8 @@ def test_sigterm(ending: tuple[Engine, Process]) -> None:
         assert not {b"vary", b"x-request-id", b"connection"} & set(re.findall(rb"\r\n([a-z-]+):", head))
         assert idle.recv(1) == b""
         wait_for(lambda: healthy(engine.url), "the old process still answers", within_s=timeout_s / 3)
-        for sock in (short, queued):
+        gives_way.close()
+        for sock in queued:
             assert b'"finish_reason":"length"' in receive_until(sock, b"data: [DONE]\n\n")
 
         wait_for(lambda: not healthy(engine.url), "connections are refused", within_s=timeout_s + 5)
