@@ -115,7 +115,7 @@ class Prober:
             _log.warning("replica %s: check discarded, the event loop stood still", replica.id)
             return None
         if facts is not None:
-            replica.facts = facts
+            replica.learn(facts)
         before = replica.health
         replica.health = observe(before, result, time.time(), self._config)
         replica.doubted = replica.doubted and result is not OK

@@ -32,6 +32,7 @@ class Standing(StrEnum):
 
 
 _USABLE = (State.UP, State.UNKNOWN)
+USUAL_SLOTS = 128  # of an engine that does not say: what TGI has by default, and what suits vLLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,11 @@ class Facts:
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One replica with its live counters. Counters are per worker process."""
+    """One replica with its live counters. Counters are per worker process.
+
+    `slots` is how many requests of ours it may have at once: `max_in_flight` where the operator set it, else
+    what the engine says of itself, else `usual_slots`.
+    """
 
     id: str
     model_id: str
@@ -127,6 +132,16 @@ class Replica:
     in_flight: int = 0
     draining: bool = False  # an operator wants it to take no new work
     doubted: bool = False  # no connection came about since its last good check: taken where no other is left
+    usual_slots: int = USUAL_SLOTS
+    slots: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.learn(self.facts)
+
+    def learn(self, facts: Facts) -> None:
+        """Take what the engine tells of itself; its slots may change by it."""
+        self.facts = facts
+        self.slots = self.max_in_flight or facts.max_concurrent or self.usual_slots
 
     @property
     def usable(self) -> bool:
@@ -136,11 +151,7 @@ class Replica:
     @property
     def ready(self) -> bool:
         """May be sent work now."""
-        return (
-            self.health.state in _USABLE
-            and not self.draining
-            and (self.max_in_flight is None or self.in_flight < self.max_in_flight)
-        )
+        return self.health.state in _USABLE and not self.draining and self.in_flight < self.slots
 
     @property
     def standing(self) -> Standing:
@@ -150,7 +161,7 @@ class Replica:
 
     @property
     def full(self) -> bool:
-        return self.max_in_flight is not None and self.in_flight >= self.max_in_flight
+        return self.in_flight >= self.slots
 
     @property
     def own_name(self) -> str | None:

@@ -113,11 +113,17 @@ def test_a_drained_replica_gets_no_work(state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "in_flight", "full"), [(None, 10_000, False), (2, 1, False), (2, 2, True), (2, 3, True)]
+    ("limit", "told", "slots"), [(None, None, 128), (None, 40, 40), (2, 40, 2), (2, None, 2), (None, 0, 128)]
 )
-def test_full_at_its_limit(limit: int | None, in_flight: int, full: bool) -> None:
-    """A replica is full when as many requests run as it may have."""
-    assert replica(max_in_flight=limit, in_flight=in_flight).full is full
+def test_slots(limit: int | None, told: int | None, slots: int) -> None:
+    """The operator's word counts, else the engine's, else what is usual; at that many it is full."""
+    made = Replica("m-0", "m", Engine.VLLM, Endpoint("http", "h", 80), max_in_flight=limit)
+    assert made.slots == (limit or 128)
+    made.learn(Facts(max_concurrent=told))
+    made.in_flight = slots - 1
+    assert (made.slots, made.full, made.ready) == (slots, False, True)
+    made.in_flight = slots
+    assert (made.full, made.ready) == (True, False)
 
 
 def test_its_own_name_is_the_configured_one_first() -> None:
