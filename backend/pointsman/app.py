@@ -67,15 +67,7 @@ class Router(FastAPI):
         )
         self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
-        self.routes_table = Routes(
-            settings.media_hosts,
-            settings.key_needs,
-            settings.llm_service,
-            settings.security.max_prompt_chars,
-            settings.plg,
-            self.sessions,
-            remembers=settings.chat_history.enabled,
-        )
+        self.routes_table = self._routes(settings)
         self.metrics = Metrics(self.registry, self.routes_table.templates)
         self.store = make_store(settings.store)
         self.share = Share(MemoryStore(), 1)  # of the limits, where nothing is shared
@@ -97,7 +89,10 @@ class Router(FastAPI):
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
             (self.metrics.observe, self.recent.observe, self.usage.observe, self.access_log.observe),
         )
-        self._control = ControlFront(super().__call__, guard, settings.cors, settings.key_needs)
+        largest = {compare.PATH: settings.max_body_bytes}
+        self._control = ControlFront(
+            super().__call__, guard, self.limiter, settings.cors, settings.key_needs, largest
+        )
         self._add_control_routes(settings)
         docs.install(self, self.routes_table)
         faults.install(self)
@@ -115,6 +110,17 @@ class Router(FastAPI):
         else:
             await self._control(scope, receive, send)
 
+    def _routes(self, settings: Settings) -> Routes:
+        return Routes(
+            settings.media_hosts,
+            settings.key_needs,
+            settings.llm_service,
+            settings.security.max_prompt_chars,
+            settings.plg,
+            self.sessions,
+            remembers=settings.chat_history.enabled,
+        )
+
     def _add_control_routes(self, settings: Settings) -> None:
         metrics = self._render_metrics if settings.metrics.enabled else None
         self.include_router(status.router(self.registry, settings.access, metrics))
@@ -123,9 +129,7 @@ class Router(FastAPI):
         self.include_router(admin.router(self.registry, desk, lambda: self.workers))
         self.include_router(warm.router(self.registry, self._forwarder, desk))
         need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
-        self.include_router(
-            compare.router(self._plane, self._guard, self.limiter, need, settings.max_body_bytes)
-        )
+        self.include_router(compare.router(self._plane, self._guard, need, settings.max_body_bytes))
         self.include_router(usage.router(self.limiter, self.usage))
         rate_limited = settings.surface_limits[LlmService.name].enabled
         self.include_router(control_cache.router(self.registry, self.cache, rate_limited=rate_limited))

@@ -13,17 +13,14 @@ import msgspec
 from fastapi import APIRouter, Request
 
 from pointsman.body import Body, check_media_type
-from pointsman.call import Call, Operation
+from pointsman.call import Operation
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
 from pointsman.errors import ENGINE_CUT, RouterError
-from pointsman.guard import Caller, Guard, check_body
+from pointsman.guard import Guard
 from pointsman.keys import Need
-from pointsman.limits import Limiter, Rules
 from pointsman.plane import EXTENSION, Plane
 from pointsman.routes import Match, Route
-from pointsman.signature import Signed
-from pointsman.store.base import Once
 from pointsman.surfaces.base import read_fields
 from pointsman.surfaces.comparison import Comparison, models_in, told
 
@@ -75,7 +72,7 @@ class Collected:
         return {"model": model, **found, **({"ignored": ignored[0]} if ignored else {})}
 
 
-def router(plane: Plane, guard: Guard, limiter: Limiter, need: Need, most_bytes: int) -> APIRouter:
+def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter:
     """The route.
 
     Args:
@@ -87,17 +84,14 @@ def router(plane: Plane, guard: Guard, limiter: Limiter, need: Need, most_bytes:
     @routes.post(PATH, summary="The same to up to four models", openapi_extra=described(operate.COMPARE))
     async def compare(request: Request) -> dict[str, Any]:
         headers = dict(request.scope["headers"])
-        caller, signed = _admit(guard, request, headers, need)
+        caller = guard.authenticate(request.state.caller, headers, need, GUARD_CLASS)
         check_media_type(headers)
         body = Body(request.receive, headers)
         content = await body.read(most_bytes)
-        once = None if signed is None else check_body(signed, content)
         fields = read_fields(content)
         names = models_in(fields)
         # What is wrong with the body is said once, and before any model is asked.
-        call = _surface.decode(_route.operation, fields, content, stream=False)
-        if once is not None:
-            await _spend(limiter, once, call)
+        _surface.decode(_route.operation, fields, content, stream=False)
         own_id = request.state.request_id
         parts = [
             (name, f"{own_id[:120]}-{number}", Collected(content)) for number, name in enumerate(names, 1)
@@ -109,24 +103,6 @@ def router(plane: Plane, guard: Guard, limiter: Limiter, need: Need, most_bytes:
         return {"results": [wire.result(name, part_id) for name, part_id, wire in parts]}
 
     return routes
-
-
-def _admit(
-    guard: Guard, request: Request, headers: dict[bytes, bytes], need: Need
-) -> tuple[Caller, Signed | None]:
-    """Who calls; a signature is good so far, but for the body and the nonce."""
-    caller, signed = request.state.caller, None
-    if b"x-signature" in headers:
-        query = request.scope["query_string"].decode("latin-1")
-        caller, signed = guard.verify(caller, headers, request.method, request.scope["path"], query)
-    return guard.authenticate(caller, headers, need, GUARD_CLASS), signed
-
-
-async def _spend(limiter: Limiter, once: Once, call: Call) -> None:
-    """Take the nonce of the whole; what its parts cost is theirs to pay."""
-    grant = await limiter.admit(Rules(), call, 0, 0.0, once)
-    if grant.refusal is not None:
-        raise grant.refusal
 
 
 def _scope(part_id: str, trace: bytes | None, wire: Collected) -> dict[str, Any]:

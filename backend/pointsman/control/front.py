@@ -8,11 +8,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any
 
 from pointsman import browser
-from pointsman.errors import RouterError
-from pointsman.guard import Guard
+from pointsman.body import Body
+from pointsman.call import Api, Call, Operation
+from pointsman.errors import ClientGone, RouterError
+from pointsman.guard import Caller, Guard, check_body
 from pointsman.keys import Need
+from pointsman.limits import FREE, Limiter
 from pointsman.origin import CorsConfig, preflight
 from pointsman.plane import request_id
+from pointsman.signature import Signed
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape
 from pointsman.surfaces.distilgpt2 import DistilGpt2
@@ -27,6 +31,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+SIGNED_MAX_BYTES = 64 * 1024  # of a signed body, where a route takes no larger one
+_UNCOUNTED = Call(Api.PLAIN, Operation.INFO, None)  # stands for a call that costs nothing
 OPEN_PATHS = frozenset({"/health", "/live", "/ready"})  # for load balancers; they tell strangers little
 _OPENAI = OpenAI()
 _PLAIN = Undecided(Tgi(), BackendApi(), DistilGpt2())
@@ -41,13 +47,28 @@ def shape_of(path: str) -> ErrorShape:
 
 
 class ControlFront:
-    """Wraps the FastAPI app. Puts `caller` and `request_id` into the scope's state."""
+    """Wraps the FastAPI app. Puts `caller` and `request_id` into the scope's state.
 
-    def __init__(self, app: App, guard: Guard, cors: CorsConfig, needs: Mapping[str, Need]) -> None:
+    Args:
+        needs: of API keys, by method and path.
+        largest: the bytes of a signed body, by path, where those are more than `SIGNED_MAX_BYTES`.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        guard: Guard,
+        limiter: Limiter,
+        cors: CorsConfig,
+        needs: Mapping[str, Need],
+        largest: Mapping[str, int],
+    ) -> None:
         self._app = app
         self._guard = guard
+        self._limiter = limiter
         self._cors = cors
-        self._needs = needs  # of API keys, by method and path
+        self._needs = needs
+        self._largest = largest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = asyncio.get_running_loop().time()
@@ -83,22 +104,53 @@ class ControlFront:
                 )
                 await send({"type": "http.response.body", "body": b""})
                 return
-        peer = scope["client"][0] if scope["client"] else None
         try:
-            if scope["path"] in OPEN_PATHS:
-                caller = self._guard.caller(peer, scope["headers"])
-            else:
-                caller = self._guard.admit(peer, scope["headers"])
-                asked = f"{scope['method']} {scope['path']}"
-                need = self._needs.get(asked, Need.NEVER)
-                caller = self._guard.authenticate(caller, headers, need, asked, scope=None)
+            caller, signed = self._identify(scope, headers)
             if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
+            if signed is not None:
+                receive = await self._check_signed(signed, scope["path"], headers, receive)
         except RouterError as error:
             await send_error(error, scope["path"], own_id, send_with_headers)
             return
+        except ClientGone:
+            return
         scope["state"] = {**scope.get("state", {}), "caller": caller, "request_id": own_id}
         await self._app(scope, receive, send_with_headers)
+
+    def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[Caller, Signed | None]:
+        """Who calls; a signature is good so far, but for the body and the nonce."""
+        peer, signed = scope["client"][0] if scope["client"] else None, None
+        if scope["path"] in OPEN_PATHS:
+            return self._guard.caller(peer, scope["headers"]), None
+        caller = self._guard.admit(peer, scope["headers"])
+        if b"x-signature" in headers:
+            query = scope["query_string"].decode("latin-1")
+            caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
+        asked = f"{scope['method']} {scope['path']}"
+        need = self._needs.get(asked, Need.NEVER)
+        return self._guard.authenticate(caller, headers, need, asked, scope=None), signed
+
+    async def _check_signed(
+        self, signed: Signed, path: str, headers: dict[bytes, bytes], receive: Receive
+    ) -> Receive:
+        """Read the body, hold it against the signature and take the nonce; gives what receives it again."""
+        content = await Body(receive, headers).read(self._largest.get(path, SIGNED_MAX_BYTES))
+        once = check_body(signed, content)
+        grant = await self._limiter.admit(FREE, _UNCOUNTED, 0, 0.0, once)
+        if grant.refusal is not None:
+            raise grant.refusal
+        return _received(content, receive)
+
+
+def _received(content: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, then what else comes."""
+    first: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def again() -> Message:
+        return first.pop() if first else await receive()
+
+    return again
 
 
 def _safe(status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
