@@ -68,6 +68,9 @@ ALL_ENDS: tuple[End, ...] = tuple(v for v in globals().values() if isinstance(v,
 
 
 class AttemptFailed(Exception):
+# In these ways an engine ends that dies while it has a request; they may have other causes too.
+DEADLY = frozenset((RESET_REUSED, RESET_NEW, BAD_GATEWAY, ENGINE_ERROR, TRUNCATED))
+
     """An attempt ended otherwise than well.
 
     Args:

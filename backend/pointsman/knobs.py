@@ -163,7 +163,7 @@ _RETRY = section(
             "Whether to try another replica when the first event is late.",
         ),
         "budget_share": (number(0, 1, "share"), "Retries allowed, as a share of the last 10 s' requests."),
-        "budget_floor_per_s": (number(0, 1000, "per second"), "Retries allowed whatever the traffic."),
+        "budget_floor_per_s": (number(0, 1000, "per second"), "Retries allowed besides, whatever comes."),
     },
 )
 _HEALTH = section(

@@ -5,14 +5,16 @@ Source: `reliability.md` section 2; RFC 9110 10.2.3 (Retry-After).
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from pointsman.attempt import TTFT, AttemptFailed, Retry, Verdict
 
 RETRY_AFTER_HONOURED_S = 2.0  # a longer wait is the client's to do
+HURT_MAX = 2  # engines that may have died of one request; it gets no further one
 _WINDOW_S = 10
+_SLOTS_PER_S = 10  # how finely the window moves: with whole seconds, bursts at its edges would count twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class RetryConfig:
     same_replica_min_s: float = 0.1  # before a replica is asked a second time
     retry_on_first_event_timeout: bool = False
     budget_share: float = 0.2  # of the requests of the last 10 s
-    budget_floor_per_s: float = 3.0  # retries allowed whatever the traffic
+    budget_floor_per_s: float = 2.0  # besides, whatever the traffic; what is not used adds up over 10 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,16 @@ Step = Stop | Again
 
 
 class Tried(msgspec.Struct):
-    """What the attempts of one exchange have used up."""
+    """What the attempts of one exchange have used up.
+
+    `hurt`: ids of the replicas that failed in a way in which engines die.
+    """
 
     attempts: int = 0
     fresh_used: bool = False
     once_used: bool = False
     repaired: bool = False
+    hurt: set[str] = msgspec.field(default_factory=set)
 
 
 def next_step(failure: AttemptFailed, tried: Tried, others: int, config: RetryConfig, jitter: float) -> Step:
@@ -69,7 +75,7 @@ def next_step(failure: AttemptFailed, tried: Tried, others: int, config: RetryCo
     rule = failure.end.retry
     if failure.end is TTFT and config.retry_on_first_event_timeout:
         rule = Retry.OTHER
-    if rule is Retry.NEVER or tried.attempts >= config.max_attempts:
+    if rule is Retry.NEVER or tried.attempts >= config.max_attempts or len(tried.hurt) >= HURT_MAX:
         return Stop()
     backoff = jitter * min(config.backoff_max_s, config.backoff_base_s * 2 ** (tried.attempts - 1))
     if rule is Retry.FRESH:  # the engine closed an idle connection: nobody's fault, no wait
@@ -86,37 +92,46 @@ def next_step(failure: AttemptFailed, tried: Tried, others: int, config: RetryCo
     return Stop()
 
 
-@dataclass(slots=True)
 class Budget:
-    """Retries a model may spend: a share of its requests in the last 10 s, plus a floor.
+    """Retries a model may spend in any 10 s: a share of its requests of that time, and the floor.
 
-    Times are monotonic seconds, passed in.
+    All further attempts of a request cost one each, those at a fallback model too. Under traffic that only
+    fails there are no more than 1 + share + floor / rate attempts for each request, over 30 s and more.
+    Times are monotonic seconds, passed in; they never go back by more than a slot.
     """
 
-    config: RetryConfig
-    _requests: deque[list[float]] = field(default_factory=deque)  # [second, requests, retries]
+    __slots__ = ("_requests", "_retries", "_slots", "config")
 
-    def _slot(self, now: float) -> list[float]:
-        second = float(int(now))
-        while self._requests and self._requests[0][0] <= second - _WINDOW_S:
-            self._requests.popleft()
-        if not self._requests or self._requests[-1][0] != second:
-            self._requests.append([second, 0.0, 0.0])
-        return self._requests[-1]
+    def __init__(self, config: RetryConfig) -> None:
+        self.config = config
+        self._slots: deque[list[int]] = deque()  # [tenth of a second, requests, retries]
+        self._requests = self._retries = 0  # of all slots
 
     def note_request(self, now: float) -> None:
         self._slot(now)[1] += 1
+        self._requests += 1
 
     def spend(self, now: float) -> bool:
         """Take one retry; False when none is left."""
         slot = self._slot(now)
-        requests = sum(entry[1] for entry in self._requests)
-        retries = sum(entry[2] for entry in self._requests)
-        allowed = self.config.budget_share * requests
-        if retries >= allowed and slot[2] >= self.config.budget_floor_per_s:
+        allowed = self.config.budget_share * self._requests + self.config.budget_floor_per_s * _WINDOW_S
+        if self._retries + 1 > allowed:
             return False
         slot[2] += 1
+        self._retries += 1
         return True
+
+    def _slot(self, now: float) -> list[int]:
+        number = int(now * _SLOTS_PER_S)
+        slots = self._slots
+        if slots and slots[-1][0] >= number:
+            return slots[-1]
+        while slots and slots[0][0] <= number - _WINDOW_S * _SLOTS_PER_S:
+            _, requests, retries = slots.popleft()
+            self._requests -= requests
+            self._retries -= retries
+        slots.append([number, 0, 0])
+        return slots[-1]
 
 
 def parse_retry_after(value: str | None) -> float | None:
