@@ -39,6 +39,7 @@ FLOORS = {
     ),
     **dict.fromkeys(
         (
+            "addressee",
             "answer",
             "body",
             "control",
@@ -47,6 +48,7 @@ FLOORS = {
             "guard",
             "plane",
             "protocol",
+            "refusal",
             "routes",
             "server",
             "services",

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from random import Random
 from time import monotonic
@@ -50,6 +50,9 @@ _log = logging.getLogger("pointsman.app")
 
 class Router(FastAPI):
     """FastAPI for the control plane; generation requests never get that far."""
+
+    leaving = False  # set by our server: the end has begun
+    clients: Collection[object] = ()  # set by our server: connections that are open
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
@@ -110,6 +113,10 @@ class Router(FastAPI):
         else:
             await self._control(scope, receive, send)
 
+    def cut(self) -> None:
+        """The time of the end is over: end whatever runs with an answer, and refuse whatever comes."""
+        self._plane.cut()
+
     def _routes(self, settings: Settings) -> Routes:
         return Routes(
             settings.media_hosts,
@@ -123,7 +130,7 @@ class Router(FastAPI):
 
     def _add_control_routes(self, settings: Settings) -> None:
         metrics = self._render_metrics if settings.metrics.enabled else None
-        self.include_router(status.router(self.registry, settings.access, metrics))
+        self.include_router(status.router(self.registry, settings.access, lambda: self.leaving, metrics))
         self.include_router(catalog.router(self.registry, settings.public_url))
         desk = Desk(self._guard)
         self.include_router(admin.router(self.registry, desk, lambda: self.workers))

@@ -29,6 +29,9 @@ class Retry(Enum):
     FRESH = "once, on a fresh connection, the same replica allowed"
 
 
+RESTART_S = 5.0  # after a shutdown another router, or this one anew, is worth to be asked
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """One way an attempt can end: label for logs and metrics, verdict, retry rule, error for the client."""
@@ -43,7 +46,8 @@ _BEFORE, _AFTER = Verdict.FAULT_BEFORE_SENDING, Verdict.FAULT_AFTER_SENDING
 
 OK = End("ok", Verdict.SUCCESS, Retry.NEVER, errors.INTERNAL)
 CLIENT_ABORT = End("client_abort", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
-CANCELLED = End("cancelled", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)  # from outside: a shutdown
+CANCELLED = End("cancelled", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)  # by nobody we know
+SHUTDOWN = End("shutdown", Verdict.CANCELLED, Retry.NEVER, errors.SHUTTING_DOWN)  # the drain is over
 SLOW_CLIENT = End("slow_client", Verdict.CANCELLED, Retry.NEVER, errors.INTERNAL)
 CONNECT = End("connect", _BEFORE, Retry.OTHER, errors.ENGINE_UNREACHABLE)
 RESET_REUSED = End("reset_reused", Verdict.CANCELLED, Retry.FRESH, errors.ENGINE_CUT)
@@ -64,13 +68,13 @@ MISFIT = End("misfit", Verdict.SUCCESS, Retry.REPAIR, errors.ANSWER_UNFIT)  # th
 NO_ENDPOINT = End("no_endpoint", _BEFORE, Retry.NEVER, errors.NO_REPLICA)
 BUG = End("bug", _AFTER, Retry.NEVER, errors.INTERNAL)
 
+# In these ways an engine ends that dies while it has a request; they may have other causes too.
+DEADLY = frozenset((RESET_REUSED, RESET_NEW, BAD_GATEWAY, ENGINE_ERROR, TRUNCATED))
+
 ALL_ENDS: tuple[End, ...] = tuple(v for v in globals().values() if isinstance(v, End))
 
 
 class AttemptFailed(Exception):
-# In these ways an engine ends that dies while it has a request; they may have other causes too.
-DEADLY = frozenset((RESET_REUSED, RESET_NEW, BAD_GATEWAY, ENGINE_ERROR, TRUNCATED))
-
     """An attempt ended otherwise than well.
 
     Args:
@@ -103,3 +107,8 @@ first_event_late = partial(AttemptFailed, TTFT)
 idle_too_long = partial(AttemptFailed, IDLE)
 time_is_up = partial(AttemptFailed, TOTAL)
 client_too_slow = partial(AttemptFailed, SLOW_CLIENT)
+
+
+def shutting_down() -> AttemptFailed:
+    """What ends an exchange that runs when the time of the router's end is over."""
+    return AttemptFailed(SHUTDOWN, retry_after_s=RESTART_S)

@@ -121,6 +121,7 @@ STORE_AWAY = ErrorKind("store_unavailable", 503, _R, True, "The store does not a
 HISTORY_AWAY = ErrorKind(
     "history_unavailable", 503, _R, True, "What was said before in this session cannot be read now."
 )
+SHUTTING_DOWN = ErrorKind("shutting_down", 503, _R, True, "The router is shutting down.")
 ENGINE_OVERLOADED = ErrorKind("engine_overloaded", 503, _E, True, "All replicas of the model are full.")
 FIRST_EVENT_TIMEOUT = ErrorKind(
     "first_event_timeout", 504, _E, True, "The engine sent nothing within the time allowed."

@@ -143,6 +143,6 @@ def client_error(failure: AttemptFailed) -> RouterError:
     """What a client is told of a failed attempt."""
     kind = failure.end.error
     retry_after_s = None
-    if failure.end.verdict is Verdict.OVERLOAD:
+    if failure.end.verdict is Verdict.OVERLOAD or failure.end is attempt.SHUTDOWN:
         retry_after_s = max(1, round(failure.retry_after_s or 1))
     return RouterError(kind, failure.client_message, status=failure.status, retry_after_s=retry_after_s)

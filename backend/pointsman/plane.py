@@ -13,17 +13,17 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from msgspec import structs
-
 from pointsman import attempt
+from pointsman.addressee import model_of
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
 from pointsman.body import Body, Receive, check_media_type, too_large
-from pointsman.call import Call, Fields, Operation
+from pointsman.call import Fields
 from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
-from pointsman.errors import INTERNAL, MODEL_NOT_FOUND, NO_REPLICA, ClientGone, RouterError
+from pointsman.errors import INTERNAL, ClientGone, RouterError
 from pointsman.exchange import Exchange
+from pointsman.forward import client_error
 from pointsman.guard import Caller, Guard, check_body, check_call
 from pointsman.limits import FREE, Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
@@ -33,7 +33,7 @@ from pointsman.routes import Match
 from pointsman.screening import screened
 from pointsman.signature import Signed
 from pointsman.store.base import Once
-from pointsman.surfaces.base import Surface, read_fields
+from pointsman.surfaces.base import read_fields
 from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
@@ -46,8 +46,6 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
 _TELL_S = 30.0  # for the client to take an error
 _SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
-_PROBE_INTERVAL_S = 5  # after it the engines may have told more names
-_CHATS = (Operation.CHAT, Operation.CHAT_TOKENIZE)
 _log = logging.getLogger("pointsman.plane")
 
 
@@ -86,6 +84,14 @@ class Plane:
         self._config = config
         self._observers = observers
         self._kept_clock: Clock | None = None
+        self._over = False
+        self.running: dict[Answer, Watch] = {}  # each exchange, with what can end it
+
+    def cut(self) -> None:
+        """End whatever runs with an error, or an error frame, and refuse whatever comes: the router ends."""
+        self._over = True
+        for watch in self.running.values():
+            watch.end(attempt.shutting_down())
 
     async def serve(
         self, match: Match, scope: Scope, receive: Receive, send: Send, caller: Caller | None = None
@@ -105,7 +111,10 @@ class Plane:
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
         body = Body(receive, headers, wire.take)
+        self.running[answer] = watch
         try:
+            if self._over:
+                raise attempt.shutting_down()
             await self._run(match, scope, headers, exchange, answer, watch, body, wire, caller)
         except ClientGone:
             exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
@@ -115,11 +124,15 @@ class Plane:
             raise
         except RouterError as error:
             await self._refuse(answer, error, body, watch)
+        except AttemptFailed as failure:  # between attempts, or before the first
+            exchange.end = failure.end
+            await self._refuse(answer, client_error(failure), body, watch)
         except Exception:  # noqa: BLE001 - the one broad except: whatever is wrong with us, the client hears
             _log.exception("request %s failed by a bug", exchange.request_id)
             exchange.end = attempt.BUG
             await self._refuse(answer, RouterError(INTERNAL), body, watch)
         finally:
+            del self.running[answer]
             answer.stop()
             exchange.ended_at = monotonic()
             for observe in self._observers:
@@ -151,17 +164,17 @@ class Plane:
         if match.route.method == "POST":
             self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
             check_media_type(headers)
-        trace = headers.get(b"traceparent")
-        if trace is not None and _TRACEPARENT.fullmatch(trace):
-            exchange.traceparent = trace.decode("ascii")
-        content = await body.read(self._config.max_body_bytes)
+        if b"traceparent" in headers:
+            exchange.traceparent = _trace(headers[b"traceparent"])
+        with watch:
+            content = await body.read(self._config.max_body_bytes)
         exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = read_fields(content) if match.route.method == "POST" else {}
         surface = match.route.surface_of(fields)
         answer.shape = surface
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
-        model, call = self._model(match, surface, call)
+        model, call = model_of(self._registry, match.model_id, surface, call)
         check_call(caller, call, model.id)
         if self._config.pii is not PiiMode.OFF:
             call = screened(call, self._config.pii)
@@ -206,41 +219,6 @@ class Plane:
         finally:
             self._limiter.settle(grant, used(run.exchange))
 
-    def _model(self, match: Match, surface: Surface, call: Call) -> tuple[Model, Call]:
-        """The model of a call: the path decides, then the body, then the default."""
-        if match.model_id is not None:
-            model = self._registry.find(match.model_id)
-            name, call = match.model_id, structs.replace(call, model=None)
-        elif call.model is not None:
-            model, name = self._registry.find(call.model), call.model
-        else:
-            return self._default(surface, call), call
-        if model is None:
-            known = ", ".join(self._registry.models) or "none"
-            shown = name if name.isprintable() else "(unprintable)"
-            raise RouterError(
-                MODEL_NOT_FOUND, f"Model {shown!r} is not known; known models: {known}.", param="model"
-            )
-        return model, call
-
-    def _default(self, surface: Surface, call: Call) -> Model:
-        """The model of a call that names none."""
-        model = self._registry.default(
-            lambda found: any(DIALECTS[engine].speaks(call) for engine in found.engines),
-            surface.name,
-            chat=surface.prefers_chat or call.operation in _CHATS,
-        )
-        if model is not None:
-            return model
-        name = self._registry.wanted(surface.name)
-        if name is None:
-            raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
-        raise RouterError(
-            NO_REPLICA,
-            f"The default model {name!r} is not known: it is not configured, and no engine serves it so far.",
-            retry_after_s=_PROBE_INTERVAL_S,
-        )
-
     async def _refuse(self, answer: Answer, error: RouterError, body: Body, watch: Watch) -> None:
         """Tell the client; a body that nobody read is drained a little, or the connection ends."""
         if answer.exchange.end is attempt.OK:
@@ -249,6 +227,7 @@ class Plane:
         if answer.committed:
             answer.cut()
             return
+        watch.forget()  # why it is refused; that the client left is not forgotten
         whole = await body.drain()
         try:
             with watch:
@@ -276,6 +255,10 @@ def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Ta
         leave()
 
     return wire.loop.create_task(wait())
+
+
+def _trace(sent: bytes) -> str:
+    return sent.decode("ascii") if _TRACEPARENT.fullmatch(sent) else ""
 
 
 def _check_size(model: Model, size: int, most: int) -> None:

@@ -12,15 +12,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
-import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pointsman import browser
 from pointsman.cycle import Cycle
-from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind, RouterError
+from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind
 from pointsman.plane import EXTENSION, request_id
-from pointsman.surfaces.base import error_object
+from pointsman.refusal import refusal
+from pointsman.sockets import readable
 from pointsman.upgrade import body_parser, framing
 
 HEADERS_MAX = 100
@@ -28,6 +27,7 @@ HEADER_BYTES_MAX = 32 * 1024
 URL_BYTES_MAX = 8 * 1024
 _HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
 _LINGER_S = 2.0  # for a client that is still sending to read the answer
+_FRESH_S = 2.0  # for who has just connected to ask, when the server ends
 _FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
 _WATCHED = frozenset((b"host", b"transfer-encoding", b"expect"))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
@@ -56,10 +56,12 @@ class Protocol(HttpToolsProtocol):
     _deaf = False  # nothing more is read from this connection
     _skips_body = False  # the parser takes the body for another protocol
     _idle_since = math.inf  # loop's time of the last answer's end; infinite while a request is on its way
+    _fresh_until = 0.0  # loop's time
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.access_log = False  # one line per request is enough, and it is ours
+        self._fresh_until = self.loop.time() + _FRESH_S
         if self.client is None and transport.get_extra_info("socket").family != socket.AF_UNIX:
             self.client = ("", 0)  # gone already; None would mean a unix socket, which is trusted
 
@@ -114,7 +116,9 @@ class Protocol(HttpToolsProtocol):
         if self._codings > (0 if old else 1):
             raise Refused(BAD_REQUEST, "a transfer coding too many")
         self._skips_body = parser.should_upgrade() and bool(framing(headers))
-        self._answer(self._scope(version), keep_alive=not old and parser.should_keep_alive())
+        leaving = getattr(self.server_state, "leaving", False)  # under uvicorn's own server there is none
+        keep_alive = not old and not leaving and parser.should_keep_alive()
+        self._answer(self._scope(version), keep_alive=keep_alive)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -165,6 +169,25 @@ class Protocol(HttpToolsProtocol):
         self._tell_gone()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+
+    def leave(self) -> None:
+        """The server begins to end: an answer that has not begun is told to be this connection's last."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close if nothing is on its way; the server asks again and again while it ends.
+
+        What has come already is answered, for to close with bytes unread would reset the connection; and who
+        has just connected is about to ask.
+        """
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+        elif not (self._fed_bytes or self.transport.is_closing() or readable(self.transport)) and (
+            cycle is not None or self.loop.time() >= self._fresh_until
+        ):
+            self.transport.close()
 
     def _heed(self, name: bytes, value: bytes) -> None:
         """Look at a header that says how the message is to be read."""
@@ -288,15 +311,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, kind: ErrorKind, why: str | None) -> None:
         own_id = request_id(dict(self.headers or ()).get(b"x-request-id"))
-        told = error_object(RouterError(kind), own_id)
-        error = {"message": kind.message, "type": "invalid_request_error", **told}
-        body = msgspec.json.encode({"error": error, "detail": why or kind.message})
-        head = (
-            f"content-type: application/json\r\nconnection: close\r\nx-request-id: {own_id}\r\n"
-            f"x-process-time: 0.000\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        begin = STATUS_LINE[kind.status] + browser.ERROR_LINES
-        self.transport.write(begin + head.encode("ascii") + body)
+        self.transport.write(refusal(kind, why, own_id))
         self.transport.close()
 
 

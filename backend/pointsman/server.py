@@ -1,25 +1,147 @@
-"""The HTTP server: uvicorn with our protocol."""
+"""The HTTP server: uvicorn with our protocol, and an end of our own.
 
+Source of the end: `reliability.md` section 8. uvicorn is pinned to a minor version:
+`tests/unit/test_server.py` names each attribute of its server that is used here.
+"""
+
+import asyncio
 import gc
+import logging
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from socket import socket
+from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.server import ServerState
 
 from pointsman.front import FrontConfig
 from pointsman.protocol import Protocol
 from pointsman.sockets import listen, shown
 
 LOOP = "uvloop"
+LAST_WORDS_S = 5.0  # for clients to take what they are told once the time is over
+_CANCEL_S = 1.0  # for tasks to end once their connections are closed
+_TICK_S = 0.05
 _GC_THRESHOLDS = (20_000, 20, 50)  # a request's own objects go without the collector
+_log = logging.getLogger("pointsman.server")
 
 
 class Served(typing.Protocol):
-    """An app that wants to know where our protocol serves it."""
+    """An app that our protocol serves, and what the server tells it."""
 
     addresses: list[str]
+    clients: Collection[object]  # the connections that are open
+    leaving: bool  # the end has begun: not ready any more
+
+    def cut(self) -> None:
+        """The time is over: end whatever runs, with an answer, and refuse whatever comes."""
+
+
+class Connections(ServerState):
+    """What all connections share."""
+
+    leaving = False  # each answer is the last one of its connection
+
+
+class Server(uvicorn.Server):
+    """Ends in steps: not ready, a time of grace, no more accepting, drain, error frames.
+
+    Args:
+        grace_s: from the first step to the third.
+        hurries: whether a second signal to end cuts the end short; some supervisors repeat theirs.
+    """
+
+    def __init__(
+        self, app: Served, config: uvicorn.Config, front: FrontConfig, *, grace_s: float, hurries: bool = True
+    ) -> None:
+        super().__init__(config)
+        self._app = app
+        self._grace_s = grace_s
+        self._drain_s = front.drain_s
+        self._hurries = hurries
+        state = self.server_state = Connections()
+        app.clients = state.connections
+        self._state = state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to end. uvicorn would raise it again in the end; a clean end is no failure."""
+        if not self.should_exit:
+            self.leave()
+        elif self._hurries:
+            self.hurry()
+
+    def leave(self) -> None:
+        """Begin the end: not ready from now on."""
+        self._app.leaving = True
+        self.should_exit = True
+
+    def hurry(self) -> None:
+        """Begin the end, and wait for nothing but that everybody is told."""
+        self.leave()
+        self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self.leave()
+        await self._grace()
+        await self._stop_accepting(sockets or [])
+        running = len(self._state.tasks)
+        _log.info("no longer accepting; answers under way: %d, for up to %g s", running, self._drain_s)
+        if await self._wait(self._over, self._drain_s):
+            _log.info("every answer is finished")
+        else:
+            await self._cut()
+        await self.lifespan.shutdown()
+
+    async def _grace(self) -> None:
+        _log.info("told to end: not ready any more; accepting for %g s more", self._grace_s)
+        self._state.leaving = True
+        for connection in self._open():
+            connection.leave()
+        await self._wait(lambda: False, self._grace_s)
+
+    async def _stop_accepting(self, sockets: list[socket]) -> None:
+        await asyncio.sleep(0)  # the loop accepts who is there already; closing would reset them
+        for server in self.servers:
+            server.close()
+        for one in sockets:
+            one.close()
+
+    def _over(self) -> bool:
+        """Whether nothing is left to be answered; closes the connections on which nothing is."""
+        for connection in self._open():
+            connection.shutdown()
+        return not (self._state.connections or self._state.tasks)
+
+    async def _cut(self) -> None:
+        _log.warning("the time is over: %d answers are broken off", len(self._state.tasks))
+        self._app.cut()
+        self.force_exit = False  # everybody is told, however great the hurry
+        if await self._wait(self._over, LAST_WORDS_S):
+            return
+        left = self._open()
+        _log.warning("%d connections are closed whose clients do not read, or still send", len(left))
+        for connection in left:
+            connection.transport.abort()
+        if not await self._wait(self._over, _CANCEL_S):
+            for task in self._state.tasks:
+                task.cancel()
+            await self._wait(self._over, _CANCEL_S)
+
+    async def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is done, the time is over, or somebody is in a hurry; whether it is done."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not done():
+            if loop.time() >= end or self.force_exit:
+                return False
+            await asyncio.sleep(_TICK_S)
+            await self.on_tick(0)  # answers have a date
+        return True
+
+    def _open(self) -> list[Protocol]:
+        return [one for one in self._state.connections if isinstance(one, Protocol)]
 
 
 def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
@@ -35,7 +157,6 @@ def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=int(front.keep_alive_s),
-        timeout_graceful_shutdown=int(front.drain_s),
     )
 
 
@@ -47,12 +168,17 @@ def settle(app: Served, sockets: Iterable[socket]) -> None:
     app.addresses = [shown(one) for one in sockets]
 
 
-def serve(app: Served, front: FrontConfig) -> None:
+def serve(app: Served, front: FrontConfig, given: list[socket] | None = None) -> None:
     """Run until SIGTERM or SIGINT, then finish what runs.
+
+    Args:
+        given: sockets that listen already and outlast this process, instead of the configured addresses.
+            Who connects after the end waits for the next process, so there is no time of grace.
 
     Raises:
         OSError: an address cannot be bound.
     """
-    sockets = listen(front)
+    sockets = given or listen(front)
     settle(app, sockets)
-    uvicorn.Server(config_for(app, front)).run(sockets=sockets)
+    grace_s = 0.0 if given else front.grace_s
+    Server(app, config_for(app, front), front, grace_s=grace_s).run(sockets=sockets)

@@ -1,6 +1,8 @@
 """The sockets that the router listens on."""
 
+import select
 import socket
+from asyncio import BaseTransport
 from pathlib import Path
 
 from pointsman.front import FrontConfig, UnixAddress
@@ -47,3 +49,10 @@ def shown(bound: socket.socket) -> str:
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"http://{host}:{name[1]}"
+
+
+def readable(transport: BaseTransport) -> bool:
+    """Whether bytes have come, or an end, that nobody has read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -80,7 +80,7 @@ class Watch:
         """End the wait now, or at the next wait within a `with` block. The first cause counts."""
         if self._left is None:
             self._left = cause
-        self._end(cause)
+        self.end(cause)
 
     def __enter__(self) -> "Watch":
         if self._cause is not None:
@@ -109,7 +109,8 @@ class Watch:
         """Take back a deadline that has rung, so that another attempt can be watched."""
         self._cause = self._left
 
-    def _end(self, cause: BaseException) -> None:
+    def end(self, cause: BaseException) -> None:
+        """As `interrupt`, but `forget` takes it back: what comes after can be watched too."""
         if self._cause is not None:
             return
         self._cause = cause
@@ -130,4 +131,4 @@ class Watch:
         """The deadline has passed; the clock says so."""
         self.due = math.inf
         if self._error is not None:
-            self._end(self._error())
+            self.end(self._error())

@@ -14,7 +14,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from pointsman.front import FrontConfig
-from pointsman.server import LOOP, Served, config_for, settle
+from pointsman.server import LOOP, Served, Server, config_for, settle
 
 _HEARTBEAT_S = 1.0
 
@@ -39,7 +39,7 @@ class Worker(UvicornWorker):
     sockets: list[Any]
 
     def init_signals(self) -> None:
-        """A worker that was told to stop and has drained ends with 0: uvicorn raises the signal again."""
+        """A worker that is told to stop before or after it serves ends at once, with 0."""
         super().init_signals()
         signal.signal(signal.SIGTERM, self._end)
 
@@ -56,23 +56,24 @@ class Worker(UvicornWorker):
         super().run()
 
     async def _serve(self) -> None:
+        front = self.wsgi.settings.front
+        # gunicorn repeats SIGTERM each second where it has a worker too many: only SIGQUIT means a hurry.
+        server = Server(self.wsgi, self.config, front, grace_s=front.grace_s, hurries=False)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.hurry)
         # uvicorn tells gunicorn that it lives from its main loop, which ends when the drain begins: a worker
         # that drains for longer than gunicorn's `timeout` would be killed with its streams.
-        beat = asyncio.create_task(self._beat())
+        beat = asyncio.create_task(self._beat(), name="heartbeat")
         try:
-            await super()._serve()
+            await server.serve(sockets=self.sockets)
         finally:
             beat.cancel()
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _beat(self) -> None:
         while True:
             self.notify()
             await asyncio.sleep(_HEARTBEAT_S)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Quick shutdown, on SIGQUIT: as Ctrl-C twice, where uvicorn-worker would go on serving."""
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
 
     @staticmethod
     def _end(number: int, frame: FrameType | None) -> NoReturn:

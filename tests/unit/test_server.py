@@ -17,7 +17,7 @@ async def _app(scope: object, receive: object, send: object) -> None:
 
 def test_the_servers_configuration_trusts_nobody() -> None:
     """Our protocol, no proxy headers, no websockets, no server header, no access log of uvicorn's."""
-    config = config_for(_app, FrontConfig(keep_alive_s=95.0, drain_s=120.0))
+    config = config_for(_app, FrontConfig(keep_alive_s=95.0))
     assert config.http is Protocol
     assert (config.proxy_headers, config.server_header, config.access_log, config.ws) == (
         False,
@@ -25,7 +25,7 @@ def test_the_servers_configuration_trusts_nobody() -> None:
         False,
         "none",
     )
-    assert (config.timeout_keep_alive, config.timeout_graceful_shutdown) == (95, 120)
+    assert config.timeout_keep_alive == 95
 
 
 def test_all_addresses_are_bound_or_none() -> None:

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from pointsman import __version__
 from pointsman.access import AccessConfig, Decision, client_address, verdict
+from pointsman.attempt import RESTART_S
 from pointsman.control.card import Card, card
 from pointsman.control.catalog import stamp
-from pointsman.errors import NO_REPLICA, RouterError
+from pointsman.errors import NO_REPLICA, SHUTTING_DOWN, RouterError
 from pointsman.registry import Model, Registry
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 
@@ -41,10 +42,17 @@ _HEALTH = {
 }
 
 
-def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[], bytes] | None) -> APIRouter:
+def router(
+    registry: Registry,
+    access: AccessConfig,
+    leaving: Callable[[], bool],
+    render_metrics: Callable[[], bytes] | None,
+) -> APIRouter:
     """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little.
 
-    Without `render_metrics` there is no `/metrics`.
+    Args:
+        leaving: whether the process was told to end.
+        render_metrics: None: there is no `/metrics`.
     """
     routes = APIRouter(tags=["status"])
 
@@ -59,8 +67,10 @@ def router(registry: Registry, access: AccessConfig, render_metrics: Callable[[]
     async def live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @routes.get("/ready", summary="200 when at least one replica is up, else 503")
+    @routes.get("/ready", summary="200 when at least one replica is up and the router does not end, else 503")
     async def ready() -> dict[str, str]:
+        if leaving():
+            raise RouterError(SHUTTING_DOWN, retry_after_s=round(RESTART_S))
         if not any(model.available for model in registry.models.values()):
             raise RouterError(NO_REPLICA, "No replica of any model is up.", retry_after_s=1)
         return {"status": "ready"}
