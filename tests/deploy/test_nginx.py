@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from nginx import SITE, Nginx, ask, certificate, connected, our_site, read, short_folder
+from pointsman import browser
 from pointsman.settings import load
 from processes import Emulator, Router, wait_for
 from wire import VLLM, Incoming, data_of, outcome, post, request
@@ -362,9 +363,12 @@ def test_what_the_router_is_sent() -> None:
 
 
 def told(answer: Incoming) -> tuple[int, str]:
-    """Status and code of an error that both nginx and the router may have written."""
+    """Status and code of an error that nginx or the router may have written; browsers are told alike."""
     payload = answer.json()
     assert answer.header("content-type") == "application/json"
+    for line in browser.ERROR_LINES.decode("ascii").splitlines():
+        name, _, value = line.partition(": ")
+        assert answer.header(name) == value
     assert payload["detail"] == payload["error"]["message"]
     return answer.status, payload["error"]["code"]
 
@@ -406,5 +410,43 @@ def test_a_router_that_is_down_is_told() -> None:
     """502 as JSON, with the hint to come again."""
     with short_folder() as own, Nginx(own, our_site(own / "none.sock")) as served:
         answer = ask(served.port, VLLM.request(stream=True))
+        hidden = ask(served.port, request("GET", "/nginx-error/502"))
+        traced = ask(served.port, request("TRACE", "/live"))
     assert told(answer) == (502, "router_down")
     assert answer.header("retry-after") == "1"
+    assert told(hidden) == (404, "route_not_found")
+    assert told(traced) == (405, "method_not_allowed")
+    assert hidden.header("retry-after") is None
+
+
+def test_a_router_that_is_silent_is_told() -> None:
+    """504 as JSON, where the router takes longer than nginx was told to wait."""
+    with short_folder() as own, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(own / "p.sock"))
+        silent.listen()
+        (own / "p.sock").chmod(0o777)
+        site = our_site(own / "p.sock").replace("proxy_read_timeout 660s", "proxy_read_timeout 1s")
+        with Nginx(own, site) as served:
+            answer = ask(served.port, VLLM.request(stream=True))
+    assert told(answer) == (504, "router_silent")
+    assert answer.header("retry-after") is None
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "rate_limited"), (503, "proxy_full")])
+def test_limits_that_an_operator_adds_are_told(router: Router, folder: Path, status: int, code: str) -> None:
+    """nginx's own limits refuse in words clients read, and with the hint to come again."""
+    zone = f"limit_req_zone $binary_remote_addr zone=few:1m rate=1r/m; limit_req_status {status};\n"
+    site = zone + our_site(folder / "p.sock").replace("location / {", "location / { limit_req zone=few;")
+    with short_folder() as own, Nginx(own, site) as served:
+        first = ask(served.port, request("GET", "/live"))
+        second = ask(served.port, request("GET", "/live"))
+    assert first.status == 200
+    assert told(second) == (status, code)
+    assert second.header("retry-after") == "1"
+
+
+def test_the_routers_own_errors_pass_as_they_are(nginx: Nginx) -> None:
+    """nginx neither writes them anew nor says twice what browsers are told."""
+    answer = ask(nginx.port, request("GET", "/models/nobody/health"))
+    assert (answer.status, answer.json()["code"]) == (404, "model_not_found")
+    assert answer.header("x-content-type-options") == "nosniff"
