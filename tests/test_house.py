@@ -83,6 +83,7 @@ FLOORS = {
             "origin",
             "pii",
             "policy",
+            "patience",
             "retry",
             "screening",
             "signature",

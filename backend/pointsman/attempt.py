@@ -62,6 +62,7 @@ ENGINE_ERROR = End("engine_error", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_FAILE
 TTFT = End("ttft", _AFTER, Retry.NEVER, errors.FIRST_EVENT_TIMEOUT)
 IDLE = End("idle", _AFTER, Retry.NEVER, errors.IDLE_TIMEOUT)
 TOTAL = End("total", _AFTER, Retry.NEVER, errors.TOTAL_TIMEOUT)
+DEADLINE = End("deadline", Verdict.CANCELLED, Retry.NEVER, errors.TOTAL_TIMEOUT)  # the client's own, not ours
 TRUNCATED = End("truncated", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_CUT)
 JUNK = End("junk", _AFTER, Retry.NEVER, errors.ENGINE_JUNK)
 MISFIT = End("misfit", Verdict.SUCCESS, Retry.REPAIR, errors.ANSWER_UNFIT)  # the model's doing
@@ -106,6 +107,7 @@ class AttemptFailed(Exception):
 first_event_late = partial(AttemptFailed, TTFT)
 idle_too_long = partial(AttemptFailed, IDLE)
 time_is_up = partial(AttemptFailed, TOTAL)
+patience_over = partial(AttemptFailed, DEADLINE)
 client_too_slow = partial(AttemptFailed, SLOW_CLIENT)
 
 

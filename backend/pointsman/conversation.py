@@ -1,6 +1,7 @@
 """One attempt's conversation with one replica: send the request, judge the answer, pass it on."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic, time
 from typing import Protocol
 
@@ -67,6 +68,13 @@ class Run(msgspec.Struct):
     asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST
 
+    overtime: Callable[[], AttemptFailed] = attempt.time_is_up  # what is raised at the deadline
+
+    def shorten(self, patience_s: float | None) -> None:
+        """Let it take no longer than the client is willing to wait; None: it did not say."""
+        if patience_s is not None and self.exchange.started_at + patience_s < self.deadline:
+            self.deadline = self.exchange.started_at + patience_s
+            self.overtime = attempt.patience_over
 
 async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> None:
     """Ask one replica and send its answer to the sink.
@@ -75,7 +83,7 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         AttemptFailed: it failed; `run.sink.committed` says on which side of the line.
         RouterError: the call asks for what this engine cannot do.
     """
-    run.watch.set(run.deadline, attempt.time_is_up)
+    run.watch.set(run.deadline, run.overtime)
     try:
         call, dialect, reply = run.call, DIALECTS[replica.engine], _reply(run)
         if call.wish is None and dialect.carries(call, replica):
@@ -145,7 +153,7 @@ async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
         body = await _read(connection, _SMALL_MAX_BYTES)
     finally:
         pool.release(connection)
-    run.watch.set(run.deadline, attempt.time_is_up)
+    run.watch.set(run.deadline, run.overtime)
     return body if head.status == 200 and len(body) < _SMALL_MAX_BYTES else None
 
 
@@ -167,7 +175,7 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
     if not head.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
         reader.whole(await _read(connection, _ERROR_BODY_MAX_BYTES))
         raise AttemptFailed(attempt.JUNK, "no event stream")
-    relay = Relay(reader, run.sink, run.exchange, run.watch, timeouts, run.deadline)
+    relay = Relay(reader, run.sink, run.exchange, run.watch, timeouts, run.deadline, run.overtime)
     try:
         await relay.run(connection)
     finally:
@@ -202,7 +210,7 @@ async def _gather(run: Run, connection: Connection, reader: Reader, head: Head, 
         if due < run.deadline:
             run.watch.set(due, attempt.idle_too_long)
         else:
-            run.watch.set(run.deadline, attempt.time_is_up)
+            run.watch.set(run.deadline, run.overtime)
         chunk = await connection.read()
         if not chunk:
             break

@@ -98,7 +98,7 @@ class Forwarder:
             AttemptFailed: it failed and nothing was committed.
         """
         if monotonic() >= run.deadline:
-            raise AttemptFailed(attempt.TOTAL, "no time left")  # nothing is asked that nobody waits for
+            raise run.overtime()  # nothing is asked that nobody waits for
         same = isinstance(run.step, Again) and run.step.same_replica
         replica = choose(run.model, run.call, run.asked, self._rng, again=same)
         run.asked.add(replica)

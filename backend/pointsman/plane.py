@@ -13,7 +13,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from pointsman import attempt
+from pointsman import attempt, patience
 from pointsman.addressee import model_of
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
@@ -166,9 +166,8 @@ class Plane:
             check_media_type(headers)
         if b"traceparent" in headers:
             exchange.traceparent = _trace(headers[b"traceparent"])
-        with watch:
-            content = await body.read(self._config.max_body_bytes)
-        exchange.body_bytes = len(content)
+        patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
+        content = await self._read(body, exchange, watch, patience_s)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = read_fields(content) if match.route.method == "POST" else {}
         surface = match.route.surface_of(fields)
@@ -185,6 +184,7 @@ class Plane:
         answer.expect(surface, call, timeouts.open_after_s)
         deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
         run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant)
+        run.shorten(patience_s)
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
@@ -194,6 +194,14 @@ class Plane:
             wire.on_disconnect = None
             if watcher is not None:
                 watcher.cancel()
+
+    async def _read(self, body: Body, exchange: Exchange, watch: Watch, patience_s: float | None) -> bytes:
+        if patience_s is not None:
+            watch.set(exchange.started_at + patience_s, attempt.patience_over)
+        with watch:
+            content = await body.read(self._config.max_body_bytes)
+        exchange.body_bytes = len(content)
+        return content
 
     def _identify(
         self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange

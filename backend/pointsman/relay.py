@@ -3,7 +3,7 @@
 The first event with content commits the answer; before it nothing of the engine's reaches the client.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Protocol
 
@@ -43,6 +43,7 @@ class Relay:
         watch: Watch,
         timeouts: Timeouts,
         deadline: float,
+        overtime: Callable[[], AttemptFailed] = attempt.time_is_up,
     ) -> None:
         self._reader = reader
         self._sink = sink
@@ -50,6 +51,7 @@ class Relay:
         self._watch = watch
         self._timeouts = timeouts
         self._deadline = deadline
+        self._overtime = overtime
         self._splitter = sse.Splitter()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -207,4 +209,4 @@ class Relay:
         if due < self._deadline:
             self._watch.set(due, attempt.idle_too_long)
         else:
-            self._watch.set(self._deadline, attempt.time_is_up)
+            self._watch.set(self._deadline, self._overtime)

@@ -24,6 +24,7 @@ TABLE = {
     "ttft": (True, Retry.NEVER),
     "idle": (True, Retry.NEVER),
     "total": (True, Retry.NEVER),
+    "deadline": (False, Retry.NEVER),
     "truncated": (True, Retry.ONCE_OTHER),
     "client_abort": (False, Retry.NEVER),
     "slow_client": (False, Retry.NEVER),

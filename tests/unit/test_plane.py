@@ -127,6 +127,7 @@ class Stage:
     runs: list[Run] = field(default_factory=list)
     seen: list[Exchange] = field(default_factory=list)
     received: int = 0
+    receive: Callable[[], Awaitable[dict[str, Any]]] | None = None  # in place of the messages
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.models, RetryConfig(), self.default_model, surfaces=self.surfaces)
@@ -180,6 +181,8 @@ class Stage:
 
         async def receive() -> dict[str, Any]:
             self.received += 1
+            if self.receive is not None:
+                return await self.receive()
             return coming.pop(0) if coming else {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
@@ -824,6 +827,59 @@ async def test_the_time_of_an_exchange_runs_from_its_first_byte(*, stream: bool,
     await serve_plainly(stage, (5.0, message))
     assert stage.run.deadline == stage.exchange.started_at + limit_s
     assert now() == pytest.approx(stage.exchange.started_at + 5.0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "limit_s", "end"),
+    [(b"5", 5.0, attempt.DEADLINE), (b"0.25", 0.25, attempt.DEADLINE), (b"86400", 70.0, attempt.TOTAL)],
+)
+async def test_a_client_may_shorten_the_time_of_its_exchange(sent: bytes, limit_s: float, end: End) -> None:
+    """Never lengthen it; what is told then is the same, but only our own may be an engine's fault."""
+    stage = Stage()
+    await stage.request(headers=((b"x-request-timeout", sent),))
+    assert stage.run.deadline == stage.exchange.started_at + limit_s
+    failure = stage.run.overtime()
+    assert failure.end is end
+    assert client_error(failure).kind is TOTAL_TIMEOUT
+
+
+async def test_what_other_clients_say_of_their_own_timeouts_changes_nothing() -> None:
+    """OpenAI's clients tell how long one read may take them: that is no wish of ours to be done."""
+    stage = Stage()
+    told = ((b"x-stainless-timeout", b"1"), (b"x-stainless-read-timeout", b"1"), (b"request-timeout", b"1"))
+    await stage.request(headers=told)
+    assert stage.run.deadline == stage.exchange.started_at + 70.0
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("sent", [b"0", b"-1", b"nan", b"soon", b"86401"])
+async def test_a_bad_timeout_is_refused_before_the_body_is_read(path: str, sent: bytes) -> None:
+    """With 400 and the header's name, in the words of the route's API."""
+    stage = Stage()
+    wire = await stage.request(path, headers=((b"x-request-timeout", sent),))
+    assert wire.status == 400
+    assert b"`X-Request-Timeout` must be seconds" in wire.sent
+    assert b'"code":"bad_request"' in wire.sent
+    assert stage.exchange.end is attempt.REJECTED
+    assert stage.runs == []
+
+
+async def test_a_body_that_comes_too_late_for_its_client_is_not_waited_for() -> None:
+    """The client's time runs from the first byte; no engine hears of it."""
+    stage = Stage()
+
+    async def wait() -> dict[str, Any]:
+        await asyncio.sleep(FOREVER_S)
+        return {}
+
+    stage.receive = wait
+    wire = Wire(None)
+    began = now()
+    await stage.request(headers=((b"x-request-timeout", b"2"),), wire=wire)
+    assert wire.status == 504
+    assert now() - began == pytest.approx(2.0, abs=20.0)
+    assert stage.exchange.end is attempt.DEADLINE
+    assert stage.runs == []
 
 
 async def test_exchanges_of_a_loop_share_a_clock() -> None:

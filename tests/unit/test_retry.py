@@ -34,6 +34,7 @@ TABLE = [
     (attempt.TTFT, STOP, STOP, STOP),
     (attempt.IDLE, STOP, STOP, STOP),
     (attempt.TOTAL, STOP, STOP, STOP),
+    (attempt.DEADLINE, STOP, STOP, STOP),
     (attempt.CLIENT_ABORT, STOP, STOP, STOP),
     (attempt.SLOW_CLIENT, STOP, STOP, STOP),
     (attempt.NO_ENDPOINT, STOP, STOP, STOP),

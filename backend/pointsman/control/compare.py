@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request
 
+from pointsman import patience
 from pointsman.body import Body, check_media_type
 from pointsman.call import Operation
 from pointsman.control.forms import operate
@@ -84,6 +85,7 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
     @routes.post(PATH, summary="The same to up to four models", openapi_extra=described(operate.COMPARE))
     async def compare(request: Request) -> dict[str, Any]:
         headers = dict(request.scope["headers"])
+        patience.read(request.scope["headers"])  # once, not by each part
         caller = guard.authenticate(request.state.caller, headers, need, GUARD_CLASS)
         check_media_type(headers)
         body = Body(request.receive, headers)
@@ -98,18 +100,17 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
         ]
         async with _heeding(body, [wire for _, _, wire in parts]), asyncio.TaskGroup() as group:
             for name, part_id, wire in parts:
-                scope = _scope(part_id, headers.get(b"traceparent"), wire)
+                scope = _scope(part_id, headers, wire)
                 group.create_task(plane.serve(Match(_route, name), scope, _silent, _unsent, caller))
         return {"results": [wire.result(name, part_id) for name, part_id, wire in parts]}
 
     return routes
 
 
-def _scope(part_id: str, trace: bytes | None, wire: Collected) -> dict[str, Any]:
+def _scope(part_id: str, sent: dict[bytes, bytes], wire: Collected) -> dict[str, Any]:
     """A request as the data plane takes it; what concerns the caller was settled with the whole."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", part_id.encode("ascii"))]
-    if trace is not None:
-        headers.append((b"traceparent", trace))
+    headers += [(name, sent[name]) for name in (b"traceparent", patience.HEADER) if name in sent]
     return {"client": None, "headers": headers, "extensions": {EXTENSION: wire}}
 
 
