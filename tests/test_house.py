@@ -21,6 +21,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log", "line_writer"), 5),
+    **dict.fromkeys(("edition", "parts"), 5),
     **dict.fromkeys(
         (
             "config_file",
@@ -67,6 +68,7 @@ FLOORS = {
         3,
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
+    **dict.fromkeys(("events",), 2),
     **dict.fromkeys(("cache", "families", "history", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (

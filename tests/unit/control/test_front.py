@@ -46,7 +46,7 @@ async def test_a_stranger_gets_403_without_a_network(app: Router, client: Client
 async def test_a_bug_is_our_json_500(app: Router, client: Client) -> None:
     """Whatever breaks, the client gets JSON with the request id and no traceback."""
 
-    @app.get("/broken")
+    @app.edition.api.get("/broken")
     async def broken() -> None:
         raise RuntimeError("secret detail")
 

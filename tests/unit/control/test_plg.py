@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_health_has_the_seeds_fields(app: Router, client: Client, asked: list[str]) -> None:
     """True counts of the chat model's engines, and its sessions."""
-    app.sessions.note("a", 0.0)
+    app.parts.sessions.note("a", 0.0)
     async with client(app) as http:
         body = (await http.get("/api/health")).json()
     assert list(body) == [
@@ -105,9 +105,9 @@ async def test_metrics_are_of_real_exchanges(
     monkeypatch.setattr("pointsman.control.plg.monotonic", lambda: 1000.0)
     for took_s, status in ((1.0, 200), (2.0, 200), (3.0, 200), (9.0, 502)):
         exchange = Exchange("id", "/r", "POST", 900.0 - took_s, status=status, ended_at=900.0, end=attempt.OK)
-        app.recent.observe(exchange)
-    app.availability.note(True, 900.0)
-    app.availability.note(False, 975.0)
+        app.parts.recent.observe(exchange)
+    app.parts.availability.note(True, 900.0)
+    app.parts.availability.note(False, 975.0)
     async with client(app) as http:
         body = (await http.get("/api/metrics")).json()
     assert (body["total_requests_24h"], body["average_response_time"], body["error_rate"]) == (4, 2.0, 0.25)

@@ -1,0 +1,114 @@
+"""The router by one reading of the settings: who may come in, which routes there are, how calls are answered.
+
+Made anew at each reload, whole, and then taken instead of the one before. A request ends with the one that it
+began with.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+
+from pointsman import __version__
+from pointsman.control import admin, catalog, compare, docs, faults, plg, status, usage, warm
+from pointsman.control import cache as control_cache
+from pointsman.control.front import ControlFront
+from pointsman.control.operator import Desk
+from pointsman.front import StreamErrorTermination
+from pointsman.guard import Guard
+from pointsman.keys import Need
+from pointsman.limits import Limiter
+from pointsman.load import LoadReader
+from pointsman.parts import Parts
+from pointsman.plane import Plane, PlaneConfig
+from pointsman.recall import make as recall_make
+from pointsman.routes import Routes
+from pointsman.settings import Settings
+from pointsman.surfaces.llm_service import LlmService
+
+_NO_DOCS: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+
+
+class Process(Protocol):
+    """What routes ask of the process that serves them."""
+
+    workers: int | None  # processes that serve together; None: several
+    leaving: bool  # the end has begun
+
+    def render_metrics(self) -> bytes:
+        """The page of all metrics."""
+
+
+class Edition:
+    """The planes of one configuration; `api` is the control plane."""
+
+    def __init__(self, settings: Settings, parts: Parts, process: Process) -> None:
+        self.settings = settings
+        self.routes = _routes(settings, parts)
+        self.limiter = Limiter(
+            settings.limits, parts.counter, settings.surface_limits, parts.metrics.note_limited
+        )
+        self.guard = Guard(settings.access, settings.cors, parts.keyring)
+        recall, self.cache = recall_make(
+            parts.forwarder, parts.store, settings.chat_history, settings.answer_cache
+        )
+        aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
+        self.plane = Plane(
+            parts.registry,
+            recall or parts.forwarder,
+            self.guard,
+            self.limiter,
+            PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
+            (parts.metrics.observe, parts.recent.observe, parts.usage.observe, parts.access_log.observe),
+        )
+        self.api = FastAPI(
+            title="Pointsman",
+            version=__version__,
+            root_path=settings.root_path,
+            **({} if settings.docs else _NO_DOCS),
+        )
+        self._add_control_routes(parts, process)
+        docs.install(self.api, self.routes)
+        faults.install(self.api)
+        largest = {compare.PATH: settings.max_body_bytes}
+        self.control = ControlFront(
+            self.api, self.guard, self.limiter, settings.cors, settings.key_needs, largest
+        )
+
+    def _add_control_routes(self, parts: Parts, process: Process) -> None:
+        settings, registry = self.settings, parts.registry
+        metrics: Callable[[], bytes] | None = process.render_metrics if settings.metrics.enabled else None
+        desk = Desk(self.guard)
+        need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
+        rate_limited = settings.surface_limits[LlmService.name].enabled
+        sources = plg.Sources(
+            registry,
+            parts.sessions,
+            parts.recent,
+            LoadReader(settings.upstream.tls),
+            parts.availability,
+            settings.gpu_metrics_url,
+        )
+        for routes in (
+            status.router(registry, settings.access, lambda: process.leaving, metrics),
+            catalog.router(registry, settings.public_url),
+            admin.router(registry, desk, lambda: process.workers),
+            warm.router(registry, parts.forwarder, desk),
+            compare.router(self.plane, self.guard, need, settings.max_body_bytes),
+            usage.router(self.limiter, parts.usage),
+            control_cache.router(registry, self.cache, rate_limited=rate_limited),
+            plg.router(sources),
+        ):
+            self.api.include_router(routes)
+
+
+def _routes(settings: Settings, parts: Parts) -> Routes:
+    return Routes(
+        settings.media_hosts,
+        settings.key_needs,
+        settings.llm_service,
+        settings.security.max_prompt_chars,
+        settings.plg,
+        parts.sessions,
+        remembers=settings.chat_history.enabled,
+    )

@@ -1,0 +1,53 @@
+"""What of a router lasts as long as its process: what counts, remembers or is connected.
+
+A reload changes what these do and never replaces them, so that nothing is dropped or counted anew. What
+merely follows from the settings is made anew each time: `edition`.
+"""
+
+from random import Random
+from weakref import WeakSet
+
+from pointsman.availability import Availability
+from pointsman.events import Events
+from pointsman.forward import Forwarder
+from pointsman.keyring import Keyring
+from pointsman.limits import Counter
+from pointsman.log import AccessLog
+from pointsman.metrics import Metrics
+from pointsman.plane import Plane
+from pointsman.recent import Recent
+from pointsman.registry import Registry
+from pointsman.routes import Routes
+from pointsman.sessions import Sessions
+from pointsman.settings import Settings
+from pointsman.store import make as make_store
+from pointsman.store.fallback import Local, Share
+from pointsman.store.memory import MemoryStore
+from pointsman.upstream import Pools
+from pointsman.usage import Usage
+
+
+class Parts:
+    """The parts, as the first settings want them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.events = Events()
+        self.registry = Registry(
+            settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
+        )
+        self.access_log = AccessLog(settings.log_format, settings.log_level)
+        self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
+        self.metrics = Metrics(self.registry, Routes().templates)
+        self.store = make_store(settings.store)
+        self.share = Share(MemoryStore(), 1)  # of the limits, where nothing is shared
+        self.counter: Counter = self.share if settings.store.in_memory else Local(self.store, self.share)
+        self.usage = Usage()
+        self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
+        self.pools = Pools(settings.upstream)
+        self.forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
+        self.planes: WeakSet[Plane] = WeakSet()  # of all settings under which calls run
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """Entries of the tables that callers fill, by name."""
+        return {**self.store.sizes(), **self.share.sizes(), "usage": len(self.usage)}
