@@ -51,6 +51,7 @@ FLOORS = {
             "protocol",
             "refusal",
             "routes",
+            "running",
             "server",
             "services",
             "sockets",

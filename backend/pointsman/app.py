@@ -25,6 +25,7 @@ from pointsman.replica import Health, Replica, State
 from pointsman.routes import Routes
 from pointsman.settings import Settings
 
+_ASIDE_S = 0.5
 _log = logging.getLogger("pointsman.app")
 
 
@@ -86,8 +87,9 @@ class Router(FastAPI):
 
     def cut(self) -> None:
         """The time of the end is over: end whatever runs with an answer, and refuse whatever comes."""
-        for plane in list(self.parts.planes):
-            plane.cut()
+        self.parts.running.cut()
+        # Requests that hold exchanges of the data plane, as a comparison does, end with those.
+        asyncio.get_running_loop().call_later(_ASIDE_S, self.parts.running.cut_requests)
 
     def render_metrics(self) -> bytes:
         """The page of all metrics of this process."""
@@ -96,7 +98,6 @@ class Router(FastAPI):
 
     def _take(self, edition: Edition) -> None:
         self.edition = edition
-        self.parts.planes.add(edition.plane)
         self._prefix = edition.settings.root_path.rstrip("/")
 
     def _note_availability(self, replica: Replica, before: Health) -> None:

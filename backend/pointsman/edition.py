@@ -60,6 +60,7 @@ class Edition:
             self.limiter,
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
             (parts.metrics.observe, parts.recent.observe, parts.usage.observe, parts.access_log.observe),
+            parts.running,
         )
         self.api = FastAPI(
             title="Pointsman",
@@ -72,7 +73,7 @@ class Edition:
         faults.install(self.api)
         largest = {compare.PATH: settings.max_body_bytes}
         self.control = ControlFront(
-            self.api, self.guard, self.limiter, settings.cors, settings.key_needs, largest
+            self.api, self.guard, self.limiter, settings.cors, settings.key_needs, largest, parts.running
         )
 
     def _add_control_routes(self, parts: Parts, process: Process) -> None:

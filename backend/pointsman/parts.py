@@ -5,7 +5,6 @@ merely follows from the settings is made anew each time: `edition`.
 """
 
 from random import Random
-from weakref import WeakSet
 
 from pointsman.availability import Availability
 from pointsman.events import Events
@@ -14,10 +13,10 @@ from pointsman.keyring import Keyring
 from pointsman.limits import Counter
 from pointsman.log import AccessLog
 from pointsman.metrics import Metrics
-from pointsman.plane import Plane
 from pointsman.recent import Recent
 from pointsman.registry import Registry
 from pointsman.routes import Routes
+from pointsman.running import Running
 from pointsman.sessions import Sessions
 from pointsman.settings import Settings
 from pointsman.store import make as make_store
@@ -45,7 +44,7 @@ class Parts:
         self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
         self.pools = Pools(settings.upstream)
         self.forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
-        self.planes: WeakSet[Plane] = WeakSet()  # of all settings under which calls run
+        self.running = Running()
 
     @property
     def tables(self) -> dict[str, int]:

@@ -30,6 +30,7 @@ from pointsman.pii import PiiMode
 from pointsman.recall import Server
 from pointsman.registry import Model, Registry
 from pointsman.routes import Match
+from pointsman.running import Running
 from pointsman.screening import screened
 from pointsman.signature import Signed
 from pointsman.store.base import Once
@@ -76,6 +77,7 @@ class Plane:
         limiter: Limiter,
         config: PlaneConfig,
         observers: Sequence[Observer],
+        running: Running,
     ) -> None:
         self._registry = registry
         self._forwarder = forwarder
@@ -84,14 +86,7 @@ class Plane:
         self._config = config
         self._observers = observers
         self._kept_clock: Clock | None = None
-        self._over = False
-        self.running: dict[Answer, Watch] = {}  # each exchange, with what can end it
-
-    def cut(self) -> None:
-        """End whatever runs with an error, or an error frame, and refuse whatever comes: the router ends."""
-        self._over = True
-        for watch in self.running.values():
-            watch.end(attempt.shutting_down())
+        self._running = running
 
     async def serve(
         self, match: Match, scope: Scope, receive: Receive, send: Send, caller: Caller | None = None
@@ -111,9 +106,10 @@ class Plane:
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
         body = Body(receive, headers, wire.take)
-        self.running[answer] = watch
+        running = self._running
+        running.exchanges[answer] = watch
         try:
-            if self._over:
+            if running.over:
                 raise attempt.shutting_down()
             await self._run(match, scope, headers, exchange, answer, watch, body, wire, caller)
         except ClientGone:
@@ -132,7 +128,7 @@ class Plane:
             exchange.end = attempt.BUG
             await self._refuse(answer, RouterError(INTERNAL), body, watch)
         finally:
-            del self.running[answer]
+            del running.exchanges[answer]
             answer.stop()
             exchange.ended_at = monotonic()
             for observe in self._observers:

@@ -32,6 +32,7 @@ from pointsman.registry import Registry, SurfaceConfig
 from pointsman.replica import Endpoint, Engine, Facts
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
+from pointsman.running import Running
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.backend_api import BackendApi
@@ -126,6 +127,7 @@ class Stage:
     access: AccessConfig = field(default_factory=AccessConfig)
     runs: list[Run] = field(default_factory=list)
     seen: list[Exchange] = field(default_factory=list)
+    running: Running = field(default_factory=Running)
     received: int = 0
     receive: Callable[[], Awaitable[dict[str, Any]]] | None = None  # in place of the messages
 
@@ -145,6 +147,7 @@ class Stage:
             Limiter(LimitsConfig(), MemoryStore()),
             self.config,
             (first, lambda _: self.order.append("second")),
+            self.running,
         )
 
     async def serve(self, run: Run) -> None:

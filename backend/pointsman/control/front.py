@@ -16,6 +16,7 @@ from pointsman.keys import Need
 from pointsman.limits import FREE, Limiter
 from pointsman.origin import CorsConfig, preflight
 from pointsman.plane import request_id
+from pointsman.running import Asked, Running
 from pointsman.signature import Signed
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape
@@ -24,6 +25,7 @@ from pointsman.surfaces.llm_service import LlmService
 from pointsman.surfaces.openai import OpenAI
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
+from pointsman.watch import Clock, Watch
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -62,6 +64,7 @@ class ControlFront:
         cors: CorsConfig,
         needs: Mapping[str, Need],
         largest: Mapping[str, int],
+        running: Running,
     ) -> None:
         self._app = app
         self._guard = guard
@@ -69,6 +72,8 @@ class ControlFront:
         self._cors = cors
         self._needs = needs
         self._largest = largest
+        self._clock: Clock | None = None
+        self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = asyncio.get_running_loop().time()
@@ -104,19 +109,34 @@ class ControlFront:
                 )
                 await send({"type": "http.response.body", "body": b""})
                 return
+        asked = Asked(own_id, scope, started)
+        watch = self._running.requests[asked] = self._watch()
         try:
-            caller, signed = self._identify(scope, headers)
-            if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
-            if signed is not None:
-                receive = await self._check_signed(signed, scope["path"], headers, receive)
+            with watch:
+                await self._serve(asked, headers, receive, send_with_headers)
         except RouterError as error:
             await send_error(error, scope["path"], own_id, send_with_headers)
-            return
         except ClientGone:
             return
-        scope["state"] = {**scope.get("state", {}), "caller": caller, "request_id": own_id}
-        await self._app(scope, receive, send_with_headers)
+        finally:
+            del self._running.requests[asked]
+
+    def _watch(self) -> Watch:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - ASGI servers run us in a task
+        if self._clock is None or self._clock.loop is not loop:  # a test client may bring a loop per request
+            self._clock = Clock(loop)
+        return Watch(self._clock, task)
+
+    async def _serve(self, asked: Asked, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        scope = asked.scope
+        caller, signed = self._identify(scope, headers)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
+        if signed is not None:
+            receive = await self._check_signed(signed, scope["path"], headers, receive)
+        scope["state"] = {**scope.get("state", {}), "caller": caller, "request_id": asked.request_id}
+        await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[Caller, Signed | None]:
         """Who calls; a signature is good so far, but for the body and the nonce."""
