@@ -69,7 +69,7 @@ FLOORS = {
         3,
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
-    **dict.fromkeys(("events",), 2),
+    **dict.fromkeys(("events", "membership"), 2),
     **dict.fromkeys(("cache", "families", "history", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (
@@ -96,6 +96,7 @@ FLOORS = {
         ),
         1,
     ),
+    **dict.fromkeys(("orders",), 0),
     **dict.fromkeys(("attempt", "call", "errors", "exchange", "generation", "model", "replica"), 0),
 }
 ROOM = 5  # what is on the root floor

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from pointsman.call import Timeouts
-from pointsman.replica import Endpoint, Engine
+from pointsman.replica import Endpoint, Engine, Networks
 
 # Last parts of the hub names of models that only continue text; by their cards they know no turns of a chat.
 _BASE_MODELS = frozenset(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt-2", "distilgpt2", "phi-2"))
@@ -19,6 +19,7 @@ class ReplicaConfig:
     weight: int = 1  # 1 to 1000; share of the traffic against the pool's other replicas
     max_in_flight: int | None = None  # our requests at once, per worker process; None: no limit
     key: str | None = field(default=None, repr=False)  # bearer token
+    networks: Networks | None = None  # where its name may lead; None: anywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from types import MappingProxyType
 
 from pointsman.attempt import End
+from pointsman.membership import Change, arrange, seat_of, wanted
 from pointsman.model import ModelConfig
+from pointsman.orders import Orders, Seat
 from pointsman.policy import Policy, make
-from pointsman.replica import Engine, Replica, State
+from pointsman.replica import Engine, Networks, Replica, State
 from pointsman.retry import Budget, RetryConfig
 
 
@@ -87,18 +88,89 @@ class Registry:
         on_attempt: Callable[[Replica, End], None] = lambda replica, end: None,
         surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
     ) -> None:
-        self.models = {config.id: _model(config, retry) for config in models}
-        self.configured = default_model
-        self._default = default_model
-        self._surfaces = surfaces
+        self.models: dict[str, Model] = {}
+        self.retiring: list[Replica] = []  # in no pool any more; what runs there is finished
+        self.orders = Orders()
+        self._networks: Networks = ()  # of replicas that operators add
+        self._names: dict[Seat, str] = {}  # ids that another worker gave
+        self._numbers: dict[str, int] = {}  # of the next new replica, by model
         self._on_attempt = on_attempt
-        self._named = _by_name(list(self.models.values()))
         # Names that engines serve, each with one that does; an entry is checked before it is believed.
         self._known: dict[str, tuple[Model, Replica]] = {}
+        self.renew(models, retry, default_model, surfaces)
+
+    def renew(
+        self,
+        models: Iterable[ModelConfig],
+        retry: RetryConfig,
+        default_model: str | None = None,
+        surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
+        networks: Networks = (),
+    ) -> Change:
+        """Take new settings; what operators ordered holds as before.
+
+        Models and replicas that stay are the same objects. Who goes is in `retiring` until `forget`.
+        """
+        before, self.models = self.models, {}
+        for config in models:
+            model = before.pop(config.id, None)
+            if model is None:
+                model = Model(config, [], make(config.policy), Budget(retry))
+            elif model.config.policy != config.policy:
+                model.policy = make(config.policy)
+            model.config, model.budget.config = config, retry
+            self.models[config.id] = model
+        self.configured, self._surfaces, self._networks = default_model, surfaces, networks
+        self._named = _by_name(list(self.models.values()))
+        return self._arrange(gone=before.values())
+
+    def follow(self, orders: Orders) -> Change:
+        """Do what operators want now."""
+        self.orders = orders
+        return self._arrange()
+
+    def call(self, names: Mapping[Seat, str]) -> None:
+        """Give replicas the ids that another worker has for them, so that an id means the same everywhere."""
+        self._names = dict(names)
+        for replica in self.replicas:
+            replica.id = self._names.get(seat_of(replica), replica.id)
+        for name in self._names.values():
+            self._count(name)
+
+    def forget(self, replica: Replica) -> None:
+        """A replica that was about to go is gone."""
+        self.retiring.remove(replica)
+
+    def _arrange(self, gone: Iterable[Model] = ()) -> Change:
+        change = Change()
+        for model in gone:
+            change.add(arrange(model.id, model.pool, (), self.retiring, self._name))
+        drained = set(self.orders.drained)
+        for model in self.models.values():
+            entries = wanted(model.id, model.config.replicas, self.orders, self._networks)
+            change.add(arrange(model.id, model.pool, entries, self.retiring, self._name))
+            for replica in model.pool:
+                replica.draining = bool(drained) and seat_of(replica) in drained
+        self._known.clear()
+        return change
+
+    def _name(self, seat: Seat) -> str:
+        """An id for a new replica; none comes back, for counters go by it."""
+        taken = {replica.id for replica in self.replicas}
+        name = self._names.get(seat, "")
+        if not name or name in taken:
+            name = f"{seat.model}-{self._numbers.get(seat.model, 0)}"
+        self._count(name)
+        return name
+
+    def _count(self, name: str) -> None:
+        model_id, _, number = name.rpartition("-")
+        self._numbers[model_id] = max(self._numbers.get(model_id, 0), int(number) + 1)
 
     @property
     def replicas(self) -> list[Replica]:
-        return [replica for model in self.models.values() for replica in model.pool]
+        """All replicas, those that are about to go among them."""
+        return [*(replica for model in self.models.values() for replica in model.pool), *self.retiring]
 
     def find(self, name: str) -> Model | None:
         """The model that answers to `name`, by exact match: id, alias, hub name, name that an engine serves.
@@ -119,14 +191,13 @@ class Registry:
         self._known.pop(name, None)
         return None
 
-    def set_default(self, name: str | None) -> None:
-        """Change what `wanted` gives for all surfaces without a model of their own; None: as at the start."""
-        self._default = self.configured if name is None else name
-
     def wanted(self, surface: str = "") -> str | None:
         """The name that the settings give for requests to a surface that name no model; None: no name."""
         own = self._surfaces.get(surface, SurfaceConfig()).model
-        return self._default if own is None else own
+        if own is not None:
+            return own
+        ordered = self.orders.default
+        return self.configured if ordered is None or ordered not in self.models else ordered
 
     def default(
         self, suits: Callable[[Model], bool], surface: str = "", *, chat: bool = False
@@ -166,21 +237,3 @@ def _by_name(models: list[Model]) -> dict[str, Model]:
         [(model.id, model) for model in models],
     )
     return {name: model for kind in kinds for name, model in reversed(kind)}
-
-
-def _model(config: ModelConfig, retry: RetryConfig) -> Model:
-    numbers = count()
-    pool = [
-        Replica(
-            id=f"{config.id}-{next(numbers)}",
-            model_id=config.id,
-            engine=entry.engine,
-            endpoint=entry.endpoint,
-            served_name=entry.served_name,
-            weight=entry.weight,
-            max_in_flight=entry.max_in_flight,
-            key=entry.key,
-        )
-        for entry in config.replicas
-    ]
-    return Model(config, pool, make(config.policy), Budget(retry))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from urllib.parse import urlsplit
 
 
@@ -33,6 +34,9 @@ class Standing(StrEnum):
 
 _USABLE = (State.UP, State.UNKNOWN)
 USUAL_SLOTS = 128  # of an engine that does not say: what TGI has by default, and what suits vLLM
+
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Replica:
     weight: int = 1
     max_in_flight: int | None = None
     key: str | None = field(default=None, repr=False)
+    networks: Networks | None = None  # where its name may lead; None: anywhere, as the operator wrote it
     health: Health = Health()
     facts: Facts = Facts()
     in_flight: int = 0

@@ -50,7 +50,7 @@ def router(registry: Registry, desk: Desk, workers: Callable[[], int | None]) ->
             if workers() != 1:
                 raise RouterError(SEVERAL_WORKERS)
             old = registry.wanted()
-            registry.set_default(None if model is None else model.id)
+            registry.follow(registry.orders.naming(None if model is None else model.id))
             new = registry.wanted()
             action.outcome = f"ok: {old} -> {new}"
         return {"old": old, "model": new, "configured": registry.configured}
