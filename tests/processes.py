@@ -170,10 +170,13 @@ class Emulator(Process):
 
 
 class Router(Process):
-    """The router as `pointsman serve` starts it; settings are given as environment variables."""
+    """The router as `pointsman serve` starts it; settings are given as environment variables.
+
+    It ends without a time of grace, which only load balancers need.
+    """
 
     def __init__(self, **settings: str) -> None:
-        env = {"HOST": "127.0.0.1", "PORT": "0", **settings}
+        env = {"HOST": "127.0.0.1", "PORT": "0", "GRACE_S": "0", **settings}
         super().__init__("-m", "pointsman", "serve", env=env)
 
     def wait_until_up(self, *models: str, within_s: float = 30.0) -> None:

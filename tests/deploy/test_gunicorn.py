@@ -22,7 +22,7 @@ class Gunicorn(Process):
     """The router as an operator with several processors starts it."""
 
     def __init__(self, *flags: str, workers: int = 2, **settings: str) -> None:
-        env = {"HOST": "127.0.0.1", "PORT": "0", "WEB_CONCURRENCY": str(workers), **settings}
+        env = {"HOST": "127.0.0.1", "PORT": "0", "GRACE_S": "0", "WEB_CONCURRENCY": str(workers), **settings}
         super().__init__("-m", "gunicorn", "--config", str(CONFIG), *flags, env=env)
 
     def booted(self) -> list[int]:
