@@ -70,11 +70,12 @@ FLOORS = {
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
     **dict.fromkeys(("events", "membership"), 2),
-    **dict.fromkeys(("cache", "families", "history", "single_flight", "store", "usage"), 2),
+    **dict.fromkeys(("cache", "families", "history", "outliers", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (
             "access",
             "apis",
+            "breaker",
             "bridge",
             "browser",
             "engines",
@@ -96,7 +97,7 @@ FLOORS = {
         ),
         1,
     ),
-    **dict.fromkeys(("orders",), 0),
+    **dict.fromkeys(("conduct", "orders"), 0),
     **dict.fromkeys(("attempt", "call", "errors", "exchange", "generation", "model", "replica"), 0),
 }
 ROOM = 5  # what is on the root floor

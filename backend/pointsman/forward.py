@@ -122,8 +122,6 @@ class Forwarder:
         except AttemptFailed as failure:
             end, detail = failure.end, failure.detail
             run.watch.forget()
-            # A dead replica has nothing in flight: it would draw all calls until a check finds it dead.
-            replica.doubted = replica.doubted or end is attempt.CONNECT
             if not run.sink.committed:
                 raise
             run.exchange.end = end

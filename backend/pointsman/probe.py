@@ -118,7 +118,7 @@ class Prober:
             replica.learn(facts)
         before = replica.health
         replica.health = observe(before, result, time.time(), self._config)
-        replica.doubted = replica.doubted and result is not OK
+        replica.conduct.doubted = replica.conduct.doubted and result is not OK
         if replica.health.state is not before.state:
             self._tell(replica, before)
         return result

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from random import Random
 from types import MappingProxyType
 
 from pointsman.attempt import End
+from pointsman.breaker import BreakerConfig
 from pointsman.membership import Change, arrange, seat_of, wanted
 from pointsman.model import ModelConfig
+from pointsman.outliers import Outliers
 from pointsman.orders import Orders, Seat
 from pointsman.policy import Policy, make
 from pointsman.replica import Engine, Networks, Replica, State
@@ -28,8 +31,8 @@ class Model:
 
     @property
     def available(self) -> bool:
-        """Whether some replica passed its health checks."""
-        return any(replica.health.state is State.UP for replica in self.pool)
+        """Whether some replica passed its health checks, and nobody drains it."""
+        return any(replica.health.state is State.UP and not replica.draining for replica in self.pool)
 
     @property
     def engines(self) -> set[Engine]:
@@ -53,14 +56,26 @@ class SurfaceConfig:
 
 
 class Lease:
-    """One request's hold on a replica. Closing it a second time does nothing."""
+    """One request's hold on a replica. Closing it a second time does nothing.
 
-    __slots__ = ("_closed", "_on_close", "replica")
+    `tries`: it is the one call that tries a replica that was ejected.
+    """
 
-    def __init__(self, replica: Replica, on_close: Callable[[Replica, End], None]) -> None:
+    __slots__ = ("_closed", "_on_close", "begun_at", "replica", "tries")
+
+    def __init__(
+        self,
+        replica: Replica,
+        on_close: "Callable[[Lease, End], None]",
+        begun_at: float = 0.0,
+        *,
+        tries: bool = False,
+    ) -> None:
         self.replica = replica
         self._on_close = on_close
         self._closed = False
+        self.begun_at = begun_at  # monotonic seconds
+        self.tries = tries
         replica.in_flight += 1
 
     def close(self, end: End) -> None:
@@ -68,7 +83,7 @@ class Lease:
             return
         self._closed = True
         self.replica.in_flight -= 1
-        self._on_close(self.replica, end)
+        self._on_close(self, end)
 
 
 class Registry:
@@ -78,6 +93,7 @@ class Registry:
         default_model: a name of the model for requests that name none.
         on_attempt: told of each finished attempt: the replica and how it ended.
         surfaces: what differs for some surfaces, by their names.
+        outliers: ejects replicas by how attempts end; None: its rules with their own values.
     """
 
     def __init__(
@@ -87,6 +103,7 @@ class Registry:
         default_model: str | None = None,
         on_attempt: Callable[[Replica, End], None] = lambda replica, end: None,
         surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
+        outliers: Outliers | None = None,
     ) -> None:
         self.models: dict[str, Model] = {}
         self.retiring: list[Replica] = []  # in no pool any more; what runs there is finished
@@ -95,6 +112,7 @@ class Registry:
         self._names: dict[Seat, str] = {}  # ids that another worker gave
         self._numbers: dict[str, int] = {}  # of the next new replica, by model
         self._on_attempt = on_attempt
+        self.outliers = outliers or Outliers(BreakerConfig(), Random())
         # Names that engines serve, each with one that does; an entry is checked before it is believed.
         self._known: dict[str, tuple[Model, Replica]] = {}
         self.renew(models, retry, default_model, surfaces)
@@ -226,7 +244,15 @@ class Registry:
         return next((model for fits in ranks for model in self.models.values() if fits(model)), None)
 
     def lease(self, replica: Replica) -> Lease:
-        return Lease(replica, self._on_attempt)
+        begun_at, tries = self.outliers.begin(replica)
+        return Lease(replica, self._ended, begun_at, tries=tries)
+
+    def _ended(self, lease: Lease, end: End) -> None:
+        replica = lease.replica
+        model = self.models.get(replica.model_id)  # it may be gone meanwhile
+        pool = model.pool if model is not None else [replica]
+        self.outliers.end(replica, pool, end, lease.begun_at, tried=lease.tries)
+        self._on_attempt(replica, end)
 
 
 def _by_name(models: list[Model]) -> dict[str, Model]:

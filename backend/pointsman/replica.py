@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
+from math import ceil
 from urllib.parse import urlsplit
+
+from pointsman.conduct import Cause, Conduct
 
 
 class Engine(StrEnum):
@@ -17,20 +20,27 @@ class State(StrEnum):
     """What a replica's health checks made of it."""
 
     UNKNOWN = "unknown"  # not probed yet; may be tried
+    LOADING = "loading"  # nobody listens yet, and it was never seen up
     UP = "up"
     DOWN = "down"
     MISCONFIGURED = "misconfigured"  # alive, but refuses our key, route or protocol
 
 
 class Standing(StrEnum):
-    """What people are shown of a replica: its health checks' word, unless something else keeps work away."""
+    """What people are shown of a replica, best first: its checks' word, unless something keeps work away."""
 
-    UNKNOWN = "unknown"
     UP = "up"
+    BUSY = "busy"  # all its slots are taken
+    UNKNOWN = "unknown"
+    LOADING = "loading"
     DRAINING = "draining"  # finishes what runs and takes no new work
+    EJECTED = "ejected"  # its calls failed
+    WEDGED = "wedged"  # calls run there, and nothing moves
     MISCONFIGURED = "misconfigured"
     DOWN = "down"
 
+
+_OUT = {Cause.WEDGED: Standing.WEDGED, Cause.DRAINING: Standing.DRAINING}
 
 _USABLE = (State.UP, State.UNKNOWN)
 USUAL_SLOTS = 128  # of an engine that does not say: what TGI has by default, and what suits vLLM
@@ -136,7 +146,13 @@ class Replica:
     facts: Facts = Facts()
     in_flight: int = 0
     draining: bool = False  # an operator wants it to take no new work
-    doubted: bool = False  # no connection came about since its last good check: taken where no other is left
+    draining_since: float = 0.0  # wall-clock seconds, for people
+    conduct: Conduct = field(default_factory=Conduct)
+    heard_at: float = 0.0  # when a byte of an answer's text came last, monotonic seconds
+    answered_at: float = 0.0  # when it last began an answer
+    busy_since: float = 0.0  # when the first of the calls in flight began
+    full_since: float = 0.0  # wall-clock seconds, for people: when its last slot was taken
+    room: float = 1.0  # which part of its slots it may use during a slow start, in (0, 1]
     usual_slots: int = USUAL_SLOTS
     slots: int = field(init=False)
 
@@ -146,23 +162,39 @@ class Replica:
     def learn(self, facts: Facts) -> None:
         """Take what the engine tells of itself; its slots may change by it."""
         self.facts = facts
-        self.slots = self.max_in_flight or facts.max_concurrent or self.usual_slots
+        self.slots = self._slots()
+
+    def make_room(self, room: float) -> None:
+        """Let it use that part of its slots, one at least."""
+        self.room = room
+        self.slots = self._slots()
+
+    def _slots(self) -> int:
+        slots = self.max_in_flight or self.facts.max_concurrent or self.usual_slots
+        return slots if self.room >= 1 else ceil(slots * self.room)
 
     @property
     def usable(self) -> bool:
-        """May be sent work: its checks say up, or it was not checked yet, and nobody drains it."""
+        """May be sent work: its checks say up, or it was not checked yet, and nobody drains it.
+
+        Whether it is ejected is another question: where no other is left, that does not count.
+        """
         return self.health.state in _USABLE and not self.draining
 
     @property
     def ready(self) -> bool:
-        """May be sent work now."""
+        """Usable, and a slot is free."""
         return self.health.state in _USABLE and not self.draining and self.in_flight < self.slots
 
     @property
     def standing(self) -> Standing:
-        if self.draining and self.health.state in _USABLE:
+        if self.health.state not in _USABLE:
+            return Standing(self.health.state.value)
+        if self.draining:
             return Standing.DRAINING
-        return Standing(self.health.state.value)
+        if self.conduct.cause is not None:
+            return _OUT.get(self.conduct.cause, Standing.EJECTED)
+        return Standing.BUSY if self.full else Standing(self.health.state.value)
 
     @property
     def full(self) -> bool:

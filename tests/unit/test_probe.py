@@ -221,13 +221,13 @@ async def test_a_good_check_ends_the_doubt_that_calls_had() -> None:
     small = SmallEngine({**VLLM_ROUTES})
     async with served(small) as port:
         prober, replica = Prober([], QUICK), replica_at(port)
-        replica.doubted = True
+        replica.conduct.doubted = True
         small.routes["/health"] = (500, b"")
         await prober.probe_once(replica)
-        assert replica.doubted
+        assert replica.conduct.doubted
         small.routes["/health"] = (200, b"")
         await prober.probe_once(replica)
-        assert not replica.doubted
+        assert not replica.conduct.doubted
         await prober.stop()
 
 
