@@ -63,13 +63,15 @@ FLOORS = {
     ),
     **dict.fromkeys(
         (
-            *("candidates", "connection", "conversation", "forward", "lengths", "limits", "load"),
-            *("probe", "recall", "relay", "stall", "upstream", "watch"),
+            *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits", "load"),
+            *("kept", "probe", "recall", "relay", "replay", "sink", "stall", "upstream", "watch"),
         ),
         3,
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
+    **dict.fromkeys(("guarded",), 3),
     **dict.fromkeys(("events", "membership"), 2),
+    **dict.fromkeys(("egress",), 1),
     **dict.fromkeys(("cache", "families", "history", "outliers", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (

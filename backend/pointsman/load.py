@@ -7,11 +7,14 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 
 from pointsman.engines import DIALECTS
 from pointsman.gauges import Load
+from pointsman.guarded import Guarded, restricted
 from pointsman.replica import Replica
 
 TIMEOUT_S = 1.0
@@ -50,7 +53,12 @@ class LoadReader:
         ]
         return Load(_sum([load.running for load in loads]), _sum([load.waiting for load in loads]))
 
-    async def page(self, url: str, headers: Mapping[str, str] | None = None) -> bytes | None:
+    async def page(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Any] = MappingProxyType({}),
+    ) -> bytes | None:
         """A page of metrics; None where it cannot be had in time."""
         at, page = self._pages.get(url, (-_FRESH_S, None))
         if self._clock() - at < _FRESH_S:
@@ -58,19 +66,20 @@ class LoadReader:
         task = self._asking.get(url)
         if task is None or task.done():
             task = self._asking[url] = asyncio.create_task(
-                self._ask(url, headers or {}), name=f"load of {url}"
+                self._ask(url, headers or {}, extensions), name=f"load of {url}"
             )
         return await asyncio.shield(task)  # others may wait for it too
 
     async def _page_of(self, replica: Replica) -> bytes | None:
         headers = {"authorization": f"Bearer {replica.key}"} if replica.key else {}
-        return await self.page(replica.endpoint.url + DIALECTS[replica.engine].load_path, headers)
+        url = replica.endpoint.url + DIALECTS[replica.engine].load_path
+        return await self.page(url, headers, restricted(replica))
 
-    async def _ask(self, url: str, headers: Mapping[str, str]) -> bytes | None:
+    async def _ask(self, url: str, headers: Mapping[str, str], extensions: Mapping[str, Any]) -> bytes | None:
         page = None
         try:
             async with asyncio.timeout(self._timeout_s), self._client() as client:
-                page = await _fetch(client, url, headers)
+                page = await _fetch(client, url, headers, extensions)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # TimeoutError is an OSError
             pass
         self._pages[url] = (self._clock(), page)
@@ -79,13 +88,14 @@ class LoadReader:
     def _client(self) -> httpx.AsyncClient:
         if self._verify is None:
             self._verify = self._tls() or ssl.create_default_context()
-        limits = httpx.Limits(max_keepalive_connections=0)
-        return httpx.AsyncClient(verify=self._verify, trust_env=False, timeout=self._timeout_s, limits=limits)
+        return httpx.AsyncClient(transport=Guarded(self._verify), trust_env=False, timeout=self._timeout_s)
 
 
-async def _fetch(client: httpx.AsyncClient, url: str, headers: Mapping[str, str]) -> bytes | None:
+async def _fetch(
+    client: httpx.AsyncClient, url: str, headers: Mapping[str, str], extensions: Mapping[str, Any]
+) -> bytes | None:
     told = {"user-agent": "pointsman", "accept-encoding": "identity", **headers}
-    async with client.stream("GET", url, headers=told) as answer:
+    async with client.stream("GET", url, headers=told, extensions=dict(extensions)) as answer:
         page = bytearray()
         async for piece in answer.aiter_raw():
             page += piece

@@ -20,6 +20,7 @@ import httpx
 
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
+from pointsman.guarded import Guarded, NotAllowed, restricted
 from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
 from pointsman.replica import Engine, Facts, Health, Replica, State
 from pointsman.stall import StallWatch
@@ -62,11 +63,10 @@ class Prober:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # A fresh connection for each call: vLLM closes idle ones after 5 s, which is just our interval.
         self._client = httpx.AsyncClient(
-            verify=tls or ssl.create_default_context(),
+            transport=Guarded(tls or ssl.create_default_context()),
             trust_env=False,
             follow_redirects=False,
             headers={"user-agent": "pointsman", "accept-encoding": "identity"},
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
     async def __aenter__(self) -> Self:
@@ -95,6 +95,10 @@ class Prober:
         task = self._tasks.pop(replica_id, None)
         if task is not None:
             task.cancel()
+
+    def renew(self, config: HealthConfig) -> None:
+        """Go on by other rules; a replica that waits for its next check waits as it was told."""
+        self._config = config
 
     async def stop(self) -> None:
         """End all checks and close their connections, those of running checks too. There is no new start."""
@@ -227,7 +231,7 @@ class Prober:
             headers[b"content-type"] = b"application/json"
         body = bytearray()
         async with self._client.stream(
-            method, url, headers=headers, content=content, timeout=left_s
+            method, url, headers=headers, content=content, timeout=left_s, extensions=restricted(replica)
         ) as response:
             if read:
                 async for piece in response.aiter_raw():
@@ -271,6 +275,8 @@ def _unanswered(error: Exception, timeout_s: float) -> ProbeResult:
         return failed(f"timed out after {timeout_s:g} s")
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return misconfigured("address or key hold signs that HTTP does not allow")
+    if isinstance(error, NotAllowed):
+        return misconfigured("its name leads to no address where an added replica may be")
     causes = tuple(_causes(error))
     if any(isinstance(cause, gaierror | UnicodeError) for cause in causes):
         return failed("name does not resolve")

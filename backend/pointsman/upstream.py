@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 from pointsman.connection import Connection
+from pointsman.egress import refusal
 from pointsman.engines import DIALECTS
 from pointsman.replica import Replica
 
@@ -89,6 +90,7 @@ class Pool:
         self._idle_expiry_s = idle_expiry_s
         self._tls = tls if replica.endpoint.scheme == "https" else None
         self._resolver = resolver
+        self._networks = replica.networks
         self._idle: deque[Connection] = deque()  # oldest left
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -172,6 +174,9 @@ class Pool:
         patience_s = (deadline - loop.time()) / 2
         addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port, patience_s)
         reason = "no address"
+        if self._networks is not None:  # asked each time, since a name may lead elsewhere by now
+            addresses = [one for one in addresses if refusal(one[1], self._networks) is None]
+            reason = "its name leads to no address where an added replica may be"
         for position, (_family, address) in enumerate(addresses):
             share = (deadline - loop.time()) / (len(addresses) - position)
             try:
@@ -237,6 +242,12 @@ class Pools:
             expiry_s = self._config.idle_expiry_s or DIALECTS[replica.engine].idle_expiry_s
             pool = self._pools[replica] = Pool(replica, expiry_s, self._tls, self._resolver)
         return pool
+
+    def drop(self, replica: Replica) -> None:
+        """Close the pool of a replica that is gone, or has another key: calls that run end with it."""
+        pool = self._pools.pop(replica, None)
+        if pool is not None:
+            pool.close()
 
     def close(self) -> None:
         """Close idle connections; for the end of the process."""
