@@ -13,7 +13,7 @@ from emulator.message import Request
 from emulator.schedule import Engine
 from emulator.settings import Settings
 from emulator.stream import DONE
-from emulator.template import prompt_of
+from emulator.template import TemplateError, check_alternation, prompt_of
 from emulator.text import GEMMA
 from emulator.vllm_generate import Generation
 from emulator.vllm_metrics import render
@@ -234,6 +234,10 @@ def _tokenized(value: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if isinstance(value.get("messages"), list):
         if not settings.chat_template:
             raise bad(NO_TEMPLATE)
+        try:
+            check_alternation(value["messages"])
+        except TemplateError as error:
+            raise bad(str(error)) from None
         text = prompt_of(value["messages"], False, answer=value.get("add_generation_prompt", True))
     elif isinstance(value.get("prompt"), str):
         text = ("<bos>" if value.get("add_special_tokens", True) else "") + value["prompt"]

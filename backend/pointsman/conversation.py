@@ -25,7 +25,7 @@ from pointsman.relay import Relay
 from pointsman.relay import Sink as StreamSink
 from pointsman.replica import Replica
 from pointsman.retry import Again, Step, Tried, parse_retry_after
-from pointsman.transcript import as_text
+from pointsman.transcript import alternating, as_text
 from pointsman.upstream import ConnectFailed, Pool
 from pointsman.watch import Watch
 
@@ -75,6 +75,7 @@ class Run(msgspec.Struct):
         if patience_s is not None and self.exchange.started_at + patience_s < self.deadline:
             self.deadline = self.exchange.started_at + patience_s
             self.overtime = attempt.patience_over
+
 
 async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> None:
     """Ask one replica and send its answer to the sink.
@@ -130,6 +131,8 @@ async def _translated(
         exchange.trimmed = wish.dropped
     if wish.messages and replica.facts.chat_template is False:
         wish = as_text(wish)
+    elif wish.messages and replica.facts.alternates:
+        wish = structs.replace(wish, messages=alternating(wish.messages))
     if not wish.messages:
         wish = await lengths.fit(wish, replica, dialect, ask)
     bridge = Bridge(dialect.source(wish), writer_of(call, reply), wish)

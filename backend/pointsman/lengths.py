@@ -16,7 +16,7 @@ from pointsman.engines.base import Dialect, Outgoing, Tokenized
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.generation import Message, Wish
 from pointsman.replica import Replica
-from pointsman.transcript import render
+from pointsman.transcript import alternating, render
 
 _KEPT = 1024  # counts
 _SPECIAL = 8  # tokens that an engine may put around a text
@@ -102,6 +102,8 @@ class Lengths:
     ) -> int | None:
         """How many tokens a conversation has; None where the engine does not tell."""
         plain = replica.facts.chat_template is False
+        if replica.facts.alternates and not plain:
+            messages = alternating(messages)
         own = f"{replica.model_id}\n{replica.engine}\n{replica.own_name}\n{plain}\n"
         key = blake2b(own.encode() + msgspec.json.encode(messages), digest_size=16).digest()
         kept = self._kept.get(key)

@@ -174,7 +174,8 @@ class Prober:
         if fault is None:
             try:
                 facts = dialect.read_facts(answer.body)
-                return OK, replace(facts, chat_template=await self._template(replica, dialect, deadline))
+                template, alternates = await self._template(replica, dialect, deadline)
+                return OK, replace(facts, chat_template=template, alternates=alternates)
             except ValueError as sentence:
                 fault = failed(str(sentence))
             except RecursionError:
@@ -186,19 +187,27 @@ class Prober:
             fault = misconfigured(f"the engine is {other}, but the replica is set up as {replica.engine}")
         return fault, None
 
-    async def _template(self, replica: Replica, dialect: Dialect, deadline: float) -> bool | None:
-        """Whether the model has a chat template; asked anew only after the replica was not up."""
-        known = replica.facts.chat_template
-        if known is not None and replica.health.state is State.UP:
+    async def _template(
+        self, replica: Replica, dialect: Dialect, deadline: float
+    ) -> tuple[bool | None, bool]:
+        """Whether the model has a chat template, and whether in that user and assistant must alternate.
+
+        Asked anew only after the replica was not up.
+        """
+        known = replica.facts.chat_template, replica.facts.alternates
+        if known[0] is not None and replica.health.state is State.UP:
             return known
-        probe = dialect.template_probe()
-        try:
-            answer = await self._ask(replica, probe.path, deadline, content=probe.body)
-        except (httpx.HTTPError, OSError):
-            return known  # its health was good a moment ago; the next check asks again
-        if answer.status == 200:
-            return True
-        return False if answer.status in _INVALID else known
+        for questions in (2, 1):
+            probe = dialect.template_probe(questions)
+            try:
+                answer = await self._ask(replica, probe.path, deadline, content=probe.body)
+            except (httpx.HTTPError, OSError):
+                return known  # its health was good a moment ago; the next check asks again
+            if answer.status == 200:
+                return True, questions == 1
+            if answer.status not in _INVALID:
+                return known
+        return False, False
 
     async def _other_engine(self, replica: Replica, deadline: float) -> Engine | None:
         """Which engine answers, if it is one we know but not the one expected."""

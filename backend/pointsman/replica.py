@@ -116,6 +116,7 @@ class Facts:
     """What the engine told of itself; None: it did not say.
 
     `names` are the model names it answers to, its own first. `chat_template`: whether it has one.
+    `alternates`: its template takes user and assistant in turns only, the user first.
     """
 
     names: tuple[str, ...] = ()
@@ -123,6 +124,7 @@ class Facts:
     max_total_tokens: int | None = None
     max_concurrent: int | None = None
     chat_template: bool | None = None
+    alternates: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -1,10 +1,13 @@
-"""A conversation as a text to be continued, for models that have no chat template.
+"""Conversations for models that do not take them as they are.
 
-Lines of `System:`, `User:` and `Assistant:`, as seed 000 writes them (`contracts/seeds.md` 2.1). What a
-speaker says can begin no line with such a label, so that nobody speaks for another.
+For templates in which user and assistant must alternate: `alternating`. For models that have no chat
+template, a text to be continued: lines of `System:`, `User:` and `Assistant:`, as seed 000 writes them
+(`contracts/seeds.md` 2.1). What a speaker says can begin no line with such a label, so that nobody speaks for
+another.
 """
 
 import re
+from itertools import groupby
 
 from msgspec import structs
 
@@ -17,6 +20,25 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 STOPS = ("\nUser:", "\nSystem:", "\nAssistant:")
+
+
+def alternating(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The same conversation with user and assistant in turns, the user first; each text stays as it is.
+
+    What one says in several messages becomes one, with a blank line between them. A system message that is
+    not at the beginning is said by the user. An assistant that speaks first answers an empty message.
+    """
+    opening = next((place for place, turn in enumerate(messages) if turn.role != "system"), 0)
+    roles = [
+        "user" if turn.role == "system" and place > opening else turn.role
+        for place, turn in enumerate(messages)
+    ]
+    told = groupby(zip(roles, messages, strict=True), key=lambda pair: pair[0])
+    turns = [Message(role, "\n\n".join([turn.content for _, turn in said])) for role, said in told]
+    first = 1 if turns and turns[0].role == "system" else 0
+    if len(turns) > first and turns[first].role == "assistant":
+        turns.insert(first, Message("user", ""))
+    return tuple(turns)
 
 
 def as_text(wish: Wish) -> Wish:

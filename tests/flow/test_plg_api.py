@@ -136,6 +136,33 @@ def test_the_engine_gets_what_was_typed(router: Router, vllm: Emulator) -> None:
     assert (sent["max_tokens"], sent["temperature"]) == (3, 0.25)
 
 
+def test_two_questions_in_a_row_are_one(router: Router, vllm: Emulator) -> None:
+    """Gemma's template takes turns only, so the texts go out as one; on OpenAI's route they do not."""
+    vllm.reset()
+    asks = [" a\n", "b"]
+    messages = [{"role": "assistant", "content": "Hello!"}]
+    messages += [{"role": "user", "content": content} for content in asks]
+    page = ask(router, body(max_tokens=3) | {"messages": messages})
+    assert (page.errors, page.ended) == ([], True)
+    (sent,) = asked(vllm)
+    assert [turn["role"] for turn in sent["messages"]] == ["system", "user", "assistant", "user"]
+    assert [turn["content"] for turn in sent["messages"][1:]] == ["", "Hello!", " a\n\n\nb"]
+    passed = router.http.post("/v1/chat/completions", json={"model": "gemma-3-12b", "messages": messages})
+    assert (passed.status_code, passed.json()["error"]["code"]) == (400, "engine_rejected")
+    assert asked(vllm)[-1]["messages"] == messages
+
+
+def test_a_long_conversation_is_counted_as_it_is_sent(router: Router, vllm: Emulator) -> None:
+    """Also where what is said in several messages goes out as one."""
+    vllm.reset()
+    history = [{"role": "user", "content": f"q{number} " + "question " * 60} for number in range(60)]
+    answer = router.http.post(CHAT, json=body(max_tokens=200) | {"messages": history}, headers=UI)
+    assert answer.status_code == 200, answer.text
+    dropped = int(answer.headers["x-pointsman-trimmed"])
+    (sent,) = asked(vllm)
+    assert sent["messages"][-1]["content"] == "\n\n".join(one["content"] for one in history[dropped:])
+
+
 @pytest.mark.parametrize("session", ["שיחה חדשה", "a\r\nx-evil: 1\r\n\r\n", "\x00\x7f", "", "🚂" * 500, None])
 @pytest.mark.parametrize("stream", [True, False])
 def test_any_session_id_is_taken(router: Router, session: str | None, stream: bool) -> None:

@@ -13,17 +13,22 @@ import pytest
 
 from pointsman.apis import openai, tgi, wish_of, writer_of
 from pointsman.apis.base import Reply
-from pointsman.apis.fields import Fate, Table
+from pointsman.apis.fields import Fate, Table, ignored
 from pointsman.bridge import Bridge
 from pointsman.call import Call, Operation
 from pointsman.engines import DIALECTS, tgi_fields
 from pointsman.engines.base import Reader
 from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.replica import Endpoint, Engine, Facts, Replica
+from pointsman.services import summary, tasks, title
+from pointsman.services.summary import Summary
+from pointsman.services.tasks import Tasks
+from pointsman.services.title import Title
 from pointsman.sse import frame
-from pointsman.surfaces import backend_api, distilgpt2, llm_service, plg
+from pointsman.surfaces import backend_api, comparison, distilgpt2, llm_service, plg
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import Surface, read_fields
+from pointsman.surfaces.comparison import Comparison
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.llm_service import LlmService
 from pointsman.surfaces.openai import OpenAI
@@ -61,6 +66,7 @@ class Sent:
     body: Body
     ignored: tuple[str, ...]
     model: str | None
+    session: str | None
     answer: bytes
 
 
@@ -79,6 +85,7 @@ class Walk:
     inside: str = ""  # the field that holds the fields
     own: frozenset[str] = frozenset()  # rows whose note says that this engine ignores them
     with_: dict[str, Body] = field(default_factory=dict)  # what a field needs beside it to tell
+    said: str = " ab"  # what the model answers
 
     def __str__(self) -> str:
         return self.name
@@ -107,13 +114,15 @@ class Walk:
             outgoing = dialect.ask(wish, replica, stream=call.stream)
             reader = Bridge(dialect.source(wish), writer_of(call, reply), wish)
         answer = self._answer(call, reader)
-        return Sent(outgoing.path, json.loads(outgoing.body), outgoing.ignored, call.model, answer)
+        body = json.loads(outgoing.body)
+        return Sent(outgoing.path, body, outgoing.ignored, call.model, call.session, answer)
 
     def _answer(self, call: Call, reader: Reader) -> bytes:
         native = self.engine is Engine.TGI and not isinstance(self.surface, OpenAI)
         native = native or (self.engine is Engine.TGI and not self.template and "messages" in self.base)
         if not call.stream:
-            return reader.whole(TGI_WHOLE if native else OPENAI_WHOLE)
+            whole = TGI_WHOLE if native else OPENAI_WHOLE
+            return reader.whole(whole.replace(b'" ab"', json.dumps(self.said).encode()))
         said = b""
         for data in TGI_EVENTS if native else OPENAI_EVENTS:
             reader.look(data)
@@ -155,15 +164,19 @@ _SEED: Body = {
     "prompt": "Other", "repetition_penalty": 1.3, "stream": True, "temperature": 0.3,
     "top_k": 4, "top_p": 0.5, "user_id": "u",
 }  # fmt: skip
-_WITHOUT_SESSION = {name: row for name, row in llm_service._OF_CHAT.items() if name != "session_id"}
+_FORGETFUL = llm_service._OF_CHAT | {"session_id": ignored()}
 _SERVICE: Body = {
-    "max_tokens": 9, "messages": OTHER, "model": "other", "prompt": "Other", "stream": True,
-    "temperature": 0.3, "top_k": 4, "top_p": 0.5,
+    "max_tokens": 9, "messages": OTHER, "model": "other", "prompt": "Other", "session_id": "other",
+    "stream": True, "temperature": 0.3, "top_k": 4, "top_p": 0.5,
 }  # fmt: skip
 _PLG: Body = {
     "language": "he", "max_tokens": 9, "messages": OTHER, "model": "other", "session_id": "other",
     "stream": True, "temperature": 0.3, "use_mcp": True,
 }  # fmt: skip
+_TASKS: Body = {"email_content": "Other", "model": "other"}
+_SUMMARY: Body = {**_TASKS, "length": 50}
+_TITLE: Body = {"model": "other", "user_message": "Other"}
+_COMPARED: Body = {"max_tokens": 9, "messages": OTHER, "prompt": "Other", "temperature": 0}
 _BACKEND: Body = {
     "max_new_tokens": 9, "model": "other", "model_id": "other", "prompt": "Other", "repetition_penalty": 1.3,
     "stream": True, "temperature": 0.3, "top_p": 0.5,
@@ -245,11 +258,51 @@ WALKS = [
         for engine in Engine
     ],
     *[
-        Walk(f"002 {operation} on {engine}", table, LlmService(), operation, engine, base, _SERVICE)
+        Walk(f"002 {name} on {engine}", table, surface, operation, engine, base, _SERVICE)
         for engine in Engine
-        for operation, table, base in (
-            (Operation.GENERATE, llm_service._OF_TEXT, {"prompt": "Hi"}),
-            (Operation.CHAT, _WITHOUT_SESSION, {"messages": TURN}),
+        for name, operation, surface, table, base in (
+            ("text", Operation.GENERATE, LlmService(), llm_service._OF_TEXT, {"prompt": "Hi"}),
+            ("chat", Operation.CHAT, LlmService(), llm_service._OF_CHAT, {"messages": TURN}),
+            (
+                "chat without history",
+                Operation.CHAT,
+                LlmService(remembers=False),
+                _FORGETFUL,
+                {"messages": TURN},
+            ),
+        )
+    ],
+    *[
+        Walk(f"{name} on {engine}", table, surface, Operation.CHAT, engine, base, values, said=said)
+        for engine in Engine
+        for name, table, surface, base, values, said in (
+            ("tasks", tasks.FIELDS, Tasks(), {"email_content": "Hi"}, _TASKS, '{"tasks":[]}'),
+            (
+                "summary",
+                summary.FIELDS,
+                Summary(),
+                {"email_content": "Hi"},
+                _SUMMARY,
+                '{"title":"a","summary":"b"}',
+            ),
+            ("title", title.FIELDS, Title(), {"user_message": "Hi"}, _TITLE, " ab"),
+        )
+    ],
+    *[
+        Walk(
+            f"compared {name} on {engine}",
+            # `models` is read by the route, which makes a call of each.
+            {row: fate for row, fate in comparison.FIELDS.items() if row not in ("models", other)},
+            Comparison(),
+            Operation.GENERATE,
+            engine,
+            {"models": ["m"], **base},
+            _COMPARED,
+        )
+        for engine in Engine
+        for name, other, base in (
+            ("text", "messages", {"prompt": "Hi"}),
+            ("chat", "prompt", {"messages": TURN}),
         )
     ],
     *[
@@ -278,6 +331,7 @@ _OF_ANOTHER_KIND = {
     "structured_outputs",
     "guided_json",
     "guided_regex",
+    "session_id",
 }
 ROWS = [pytest.param(walk, name, id=f"{walk}: {name}") for walk in WALKS for name in walk.table]
 

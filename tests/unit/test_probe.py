@@ -56,15 +56,18 @@ class SmallEngine:
 
     routes: dict[str, tuple[int, bytes]]
     heads: list[str] = field(default_factory=list)
+    refuses_two: int = 0  # with this status, where a body has two questions
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
-        told = re.search(r"content-length: (\d+)", head)
-        await reader.readexactly(int(told[1]) if told else 0)
+        told = re.search(r"content-length: (\d+)", head.lower())
+        sent = await reader.readexactly(int(told[1]) if told else 0)
         status, body = self.routes.get(head.split(" ")[1], (404, b'{"detail":"Not Found"}'))
         if not status:
             await asyncio.Event().wait()
+        if self.refuses_two and sent.count(b'"user"') > 1:
+            status = self.refuses_two
         length = f"content-length: {len(body)}\r\n"
         writer.write(f"HTTP/1.1 {status} Said\r\nlocation: /elsewhere\r\n{length}\r\n".encode() + body)
 
@@ -148,7 +151,7 @@ async def test_facts_of_a_tgi_engine() -> None:
     replica = await check(engine, Engine.TGI)
     assert replica.health.state is State.UP
     assert replica.facts == Facts(("distilgpt2",), "3.3.5", 1024, 128, chat_template=False)
-    assert engine.asked() == ["/health", "/info", "/chat_tokenize"]
+    assert engine.asked() == ["/health", "/info", "/chat_tokenize", "/chat_tokenize"]
     assert replica.max_in_flight is None
 
 
@@ -175,7 +178,7 @@ async def test_the_chat_template_is_asked_for_once_while_up(
         for _ in range(3):
             await prober.probe_once(replica)
         assert replica.facts.chat_template is False
-        assert small.asked().count(path) == 1
+        assert small.asked().count(path) == 2  # with two questions in a row, then with one
         small.routes["/health"] = (503, b"")
         await probe_until(up=False)
         assert replica.facts.chat_template is False
@@ -206,6 +209,19 @@ async def test_an_engine_that_does_not_tell_of_its_template_is_up(
         await prober.probe_once(replica)
         assert replica.facts.chat_template is False
         await prober.stop()
+
+
+@pytest.mark.parametrize(("engine", "routes", "path", "none"), _TEMPLATES)
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_template_that_wants_turns_is_told_from_others(
+    engine: Engine, routes: dict[str, tuple[int, bytes]], path: str, none: int, *, strict: bool
+) -> None:
+    """It takes one question and not two in a row; the others take both; none is asked more than it must."""
+    small = SmallEngine({**routes, path: (200, b"{}")})
+    small.refuses_two = none if strict else 0
+    replica = await check(small, engine)
+    assert (replica.facts.chat_template, replica.facts.alternates) == (True, strict)
+    assert small.asked().count(path) == (2 if strict else 1)
 
 
 async def test_a_question_that_nobody_answers_takes_no_replica_down() -> None:

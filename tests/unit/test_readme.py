@@ -16,8 +16,9 @@ from pointsman.errors import ALL_KINDS
 from pointsman.families import FAMILIES
 from pointsman.policy import POLICIES
 from pointsman.routes import Routes
+from pointsman.services import summary, tasks, title
 from pointsman.settings import load
-from pointsman.surfaces import NAMES, backend_api, distilgpt2, llm_service, plg
+from pointsman.surfaces import NAMES, backend_api, comparison, distilgpt2, llm_service, plg
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +62,8 @@ def fate(row: Field | None) -> str:
         ("field beside `prompt` alone", [distilgpt2.FIELDS]),
         ("field of `/v1/generate` and `/v1/chat`", [llm_service.FIELDS]),
         ("field of `/api/chat/stream`", [plg.FIELDS]),
+        ("field of PLG's services", [tasks.FIELDS, summary.FIELDS, title.FIELDS]),
+        ("field of `/models/compare`", [comparison.FIELDS]),
     ],
 )
 def test_what_becomes_of_each_field_is_told(heading: str, tables: list[Table]) -> None:

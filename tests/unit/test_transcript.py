@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.generation import Message, Wish
-from pointsman.transcript import STOPS, as_text, defused, render
+from pointsman.transcript import STOPS, alternating, as_text, defused, render
 
 LINE_STARTS = ["", "\n", "\r", "\r\n", "\n\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
 LABELS = ["System:", "User:", "Assistant:", "user:", "USER:", "assistant :", "User\uff1a", "User\t:"]
@@ -82,3 +82,43 @@ def test_the_wish_of_a_chat_ends_where_another_would_speak() -> None:
     assert made.bare
     assert (made.max_new, made.temperature) == (5, 0.5)
     assert as_text(Wish(messages=(Message("user", "Hi"),))).stop == STOPS
+
+
+def talk(*said: str) -> tuple[Message, ...]:
+    """Messages written `u:text`, `a:text` and `s:text`."""
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    return tuple([Message(roles[one[0]], one[2:]) for one in said])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("u:a",), ("u:a",)),
+        (("s:x", "u:a", "a:b", "u:c"), ("s:x", "u:a", "a:b", "u:c")),
+        (("u: a ", "u:b\n"), ("u: a \n\nb\n",)),
+        (("u:a", "a:b", "a:c", "u:d"), ("u:a", "a:b\n\nc", "u:d")),
+        (("a:hello", "u:a"), ("u:", "a:hello", "u:a")),
+        (("s:x", "a:hello", "u:a"), ("s:x", "u:", "a:hello", "u:a")),
+        (("s:x", "s:y", "u:a"), ("s:x\n\ny", "u:a")),
+        (("u:a", "a:b", "s:x", "u:c"), ("u:a", "a:b", "u:x\n\nc")),
+        (("u:a", "s:x", "u:c"), ("u:a\n\nx\n\nc",)),
+        ((), ()),
+    ],
+)
+def test_turns_are_taken(given: tuple[str, ...], told: tuple[str, ...]) -> None:
+    """One speaker's messages in a row are one; what alternates stays as it is."""
+    assert alternating(talk(*given)) == talk(*told)
+
+
+_SAYINGS = st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text("ab ", max_size=5))
+
+
+@given(st.lists(_SAYINGS, max_size=30))
+def test_turns_alternate_and_nothing_is_lost(said: list[tuple[str, str]]) -> None:
+    """Whatever comes: after the system the user, then the assistant, and so on, with all texts in order."""
+    turns = alternating(tuple([Message(role, content) for role, content in said]))
+    rest = turns[1:] if turns and turns[0].role == "system" else turns
+    assert all(turn.role == ("user", "assistant")[place % 2] for place, turn in enumerate(rest))
+    whole = "".join([turn.content.replace("\n\n", "") for turn in turns])
+    assert whole == "".join([content for _, content in said])
+    assert alternating(turns) == turns

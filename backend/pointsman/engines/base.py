@@ -140,8 +140,12 @@ class Dialect(Protocol):
     def read_load(self, page: bytes) -> Load:
         """Read the engine's metrics."""
 
-    def template_probe(self) -> Outgoing:
-        """A request that generates nothing, and fails as invalid where the model has no chat template."""
+    def template_probe(self, questions: int = 1) -> Outgoing:
+        """A request that generates nothing, and fails as invalid where the model has no chat template.
+
+        Args:
+            questions: messages of the user in a row; it also fails where the template takes no more than one.
+        """
 
     def speaks(self, call: Call) -> bool:
         """Whether the call can be answered, in whichever way."""

@@ -24,7 +24,6 @@ _NATIVE = {
     Operation.CHAT_TOKENIZE: "/chat_tokenize",
     Operation.INFO: "/info",
 }
-_PROBE = b'{"model":"tgi","messages":[{"role":"user","content":"Hello"}]}'
 # Headers of TGI's own that reach its clients (tgi.md 3.3).
 _COUNTS = (
     *(b"x-compute-type", b"x-compute-time", b"x-compute-characters", b"x-total-time", b"x-validation-time"),
@@ -62,8 +61,9 @@ class Tgi:
         # Its gauges are not there before its first request (tgi.md section 7).
         return Load(count(page, b"tgi_batch_current_size") or 0, count(page, b"tgi_queue_size") or 0)
 
-    def template_probe(self) -> Outgoing:
-        return Outgoing("POST", "/chat_tokenize", _PROBE)
+    def template_probe(self, questions: int = 1) -> Outgoing:
+        asked = {"model": "tgi", "messages": chat.turns((Message("user", "Hello"),) * questions)}
+        return Outgoing("POST", "/chat_tokenize", msgspec.json.encode(asked))
 
     def speaks(self, call: Call) -> bool:
         return call.operation is not Operation.EMBEDDING

@@ -34,7 +34,6 @@ CONTROL_FIELDS = frozenset(
         "return_weight_versions",
     }
 )
-_PROBE = b'{"messages":[{"role":"user","content":"Hello"}]}'
 # Up to 0.11 these were vLLM's own; later ones pass over them without a word (vllm.md 2.1).
 _GUIDED = {
     "guided_json": "json",
@@ -76,8 +75,9 @@ class Vllm:
     def read_load(self, page: bytes) -> Load:
         return Load(count(page, b"vllm:num_requests_running"), count(page, b"vllm:num_requests_waiting"))
 
-    def template_probe(self) -> Outgoing:
-        return Outgoing("POST", "/tokenize", _PROBE)
+    def template_probe(self, questions: int = 1) -> Outgoing:
+        asked = {"messages": chat.turns((Message("user", "Hello"),) * questions)}
+        return Outgoing("POST", "/tokenize", msgspec.json.encode(asked))
 
     def speaks(self, call: Call) -> bool:
         return True

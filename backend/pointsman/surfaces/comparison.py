@@ -5,6 +5,7 @@ The same body goes to each of the models that it names, as a call of its own.
 
 import msgspec
 
+from pointsman.apis.fields import Table, sort_out, translated
 from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
 from pointsman.generation import Finish, Message, Said, Wish
@@ -20,6 +21,13 @@ from pointsman.surfaces.base import (
 
 MODELS_MAX = 4
 TOKENS_MAX = 4096
+FIELDS: Table = {
+    "max_tokens": translated("lowered to what fits, and told"),
+    "messages": translated("in place of `prompt`"),
+    "models": translated("each is asked"),
+    "prompt": translated(),
+    "temperature": translated("0 is the likeliest token each time"),
+}
 _ROLES = ("system", "user", "assistant")
 
 
@@ -48,6 +56,7 @@ class Comparison:
             sampling=temperature > 0,
             temperature=temperature or None,
             clamps=True,
+            ignored=sort_out(fields, FIELDS),
         )
         operation = Operation.CHAT if messages else Operation.GENERATE
         return Call(Api.PLAIN, operation, None, wish=wish, shape=_answer)

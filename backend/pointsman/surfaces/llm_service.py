@@ -88,6 +88,7 @@ class LlmService:
         self._path = path
         self._config = config or LlmServiceConfig()
         self._max_chars = max_chars
+        self._remembers = remembers
         self._of_chat = _OF_CHAT if remembers else _OF_CHAT | {"session_id": ignored()}
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
@@ -95,7 +96,8 @@ class LlmService:
             messages = _messages(fields)
             wish = self._wish(fields, self._of_chat, messages=messages)
             shape: Shape = _chatted
-            session = text(fields, "session_id", longest=_SESSION_MAX) or None
+            named = text(fields, "session_id", longest=_SESSION_MAX) or None
+            session = named if self._remembers else None
             turn = messages[-1].content
         else:
             turn = text(fields, "prompt") or ""
