@@ -1,15 +1,18 @@
-"""Which model a call is for: the path decides, then the body, then the default."""
+"""Which model a call is for (by the path, the body, or default), and which models may stand in for it."""
 
 from msgspec import structs
 
 from pointsman.call import Call, Operation
 from pointsman.engines import DIALECTS
 from pointsman.errors import MODEL_NOT_FOUND, NO_REPLICA, RouterError
+from pointsman.keys import Key
 from pointsman.registry import Model, Registry
 from pointsman.surfaces.base import Surface
 
 _PROBE_INTERVAL_S = 5  # after it the engines may have told more names
 _CHATS = (Operation.CHAT, Operation.CHAT_TOKENIZE)
+# Another model's tokens and embeddings would be wrong answers.
+_MAY_FALL_BACK = (Operation.CHAT, Operation.COMPLETION, Operation.GENERATE, Operation.COMPAT)
 
 
 def model_of(registry: Registry, in_path: str | None, surface: Surface, call: Call) -> tuple[Model, Call]:
@@ -35,6 +38,36 @@ def model_of(registry: Registry, in_path: str | None, surface: Surface, call: Ca
             MODEL_NOT_FOUND, f"Model {shown!r} is not known; known models: {known}.", param="model"
         )
     return model, call
+
+
+def chain_of(
+    registry: Registry, model: Model, call: Call, key: Key | None, size: int, most: int
+) -> tuple[Model, ...]:
+    """The models that may answer where this one cannot, in order.
+
+    Those of its fallbacks for which the caller's key is good, and that have an engine for the call.
+
+    Args:
+        size: bytes of the body.
+        most: the largest body that the router takes.
+    """
+    if call.operation not in _MAY_FALL_BACK:
+        return ()
+    found = [registry.models.get(name) for name in model.config.fallbacks]
+    return tuple(
+        other
+        for other in found
+        if other is not None
+        and (key is None or not key.models or other.id in key.models)
+        and any(DIALECTS[engine].speaks(call) for engine in other.engines)
+        and size <= body_limit(other, most)
+    )
+
+
+def body_limit(model: Model, most: int) -> int:
+    """Bytes of the largest body that a model takes, of which the router takes `most`."""
+    limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
+    return min(max(limits, default=most), model.config.max_body_bytes or most)
 
 
 def _default(registry: Registry, surface: Surface, call: Call) -> Model:

@@ -67,6 +67,9 @@ REMOTE_MEDIA = ErrorKind(
 PROMPT_TOO_LONG = ErrorKind(
     "prompt_too_long", 400, _C, False, "The prompt has more characters than this service takes."
 )
+POISON_PROMPT = ErrorKind(
+    "poison_prompt", 400, _P, False, "Two engines failed over this request lately; it is refused for a while."
+)
 PII_FOUND = ErrorKind(
     "pii_found",
     400,

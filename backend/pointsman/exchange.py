@@ -13,6 +13,7 @@ class AttemptRecord(msgspec.Struct):
     detail: str = ""
 
 
+    model_id: str = ""
 class Exchange(msgspec.Struct):
     """Facts gathered while a request is served; read once by metrics and log when it ends.
 
@@ -26,7 +27,8 @@ class Exchange(msgspec.Struct):
     client: str = ""
     key: str = ""  # the name of the API key that was used, which tells nobody the key
     traceparent: str = ""  # W3C trace context as received, when it was well formed
-    model_id: str = ""
+    model_id: str = ""  # of the model that answers
+    wanted_id: str = ""  # of the model that was asked for, where another is to answer
     replica_id: str = ""
     stream: bool = False
     status: int = 0

@@ -102,6 +102,12 @@ LIMITED = Family(
     ("limit",),
     "Requests beyond a limit of their caller: requests, tokens or concurrency; in the shadow they pass.",
 )
+FALLBACKS = Family(
+    "pointsman_fallbacks_total",
+    _C,
+    ("model", "fallback"),
+    "Exchanges that went on to a fallback of the model that was asked for; the last one counts.",
+)
 ENTRIES = Family(
     "pointsman_table_entries", _G, ("table",), "Entries of the tables that callers fill; each has a bound."
 )

@@ -41,6 +41,7 @@ class _Line(msgspec.Struct, gc=False):
     status: int
     status_code: int  # the same, and `latency_ms` below, by seed 002's names
     model: str
+    wanted_model: str  # where another was asked for than answered
     replica: str
     attempts: int
     end: str
@@ -142,6 +143,7 @@ class AccessLog:
             exchange.status,
             exchange.status,
             exchange.model_id,
+            exchange.wanted_id,
             exchange.replica_id,
             len(exchange.attempts),
             exchange.end.label,

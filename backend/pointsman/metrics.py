@@ -27,6 +27,7 @@ from pointsman.families import (
     DURATION,
     ENDS,
     ENTRIES,
+    FALLBACKS,
     GENERATED,
     HTTP_DURATION,
     HTTP_REQUESTS,
@@ -105,7 +106,8 @@ class Metrics:
         self.counts: dict[Family, defaultdict[_Key, float]] = {
             family: defaultdict(int)
             for family in (
-                *(REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED, LIMITED),
+                *(REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED),
+                *(LIMITED, FALLBACKS),
             )
         }
         self.histograms: dict[Family, _Histograms] = {
@@ -134,7 +136,7 @@ class Metrics:
                 self._count(self._ended.popleft())
 
     def _count(self, exchange: Exchange) -> None:
-        model = exchange.model_id if exchange.model_id in self._view.models else OTHER
+        model = self._model(exchange.model_id)
         route = exchange.route if exchange.route in self._routes else OTHER
         status = _CLASSES[exchange.status // 100] if exchange.status < 600 else "none"
         self._requests[model, route, status] += 1
@@ -145,8 +147,11 @@ class Metrics:
         self._http_duration[exchange.method, route].add(spent_s)
         if exchange.answer_bytes:
             self._answer_bytes[model,] += exchange.answer_bytes
+        if exchange.wanted_id:
+            self.counts[FALLBACKS][self._model(exchange.wanted_id), model] += 1
         for tried in exchange.attempts:
-            self._attempts[model, self._replica(tried.replica_id), tried.end.label] += 1
+            own = model if tried.model_id in ("", exchange.model_id) else self._model(tried.model_id)
+            self._attempts[own, self._replica(tried.replica_id), tried.end.label] += 1
         if exchange.sent_at:
             self._observe_answer(exchange, model)
 
@@ -165,6 +170,9 @@ class Metrics:
             if pieces > 1 and exchange.end.verdict is Verdict.SUCCESS:
                 spent_s = exchange.ended_at - exchange.first_event_at
                 self._per_token[model, replica].add(spent_s / (pieces - 1))
+
+    def _model(self, model_id: str) -> str:
+        return model_id if model_id in self._view.models else OTHER
 
     def _replica(self, replica_id: str) -> str:
         if replica_id in self._replica_ids:
@@ -205,7 +213,8 @@ class Metrics:
     def _forget_gone(self, replicas: Iterable[Replica]) -> None:
         """Drop the series of models and replicas that are known no longer; they would pile up for ever."""
         self._replica_ids = frozenset(replica.id for replica in replicas)
-        allowed = {"model": {*self._view.models, OTHER}, "replica": {*self._replica_ids, OTHER}}
+        models = {*self._view.models, OTHER}
+        allowed = {"model": models, "fallback": models, "replica": {*self._replica_ids, OTHER}}
         stores: list[tuple[Family, _Series]] = [
             *self.counts.items(),
             *self.histograms.items(),

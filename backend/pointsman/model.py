@@ -33,6 +33,7 @@ class ModelConfig:
     aliases: tuple[str, ...] = ()
     default: bool = False  # serves requests that name no model; at most one model has it
     policy: str = "least_in_flight"  # a name of `policy.POLICIES`
+    fallbacks: tuple[str, ...] = ()  # ids of the models that are asked where this one cannot answer, in order
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
     origin: str = ""  # where it is configured, for people

@@ -15,7 +15,8 @@ from pointsman.sources import Environment
 from pointsman.values import NAME, SWITCH, Kind, SettingsError, choice, items, shown, whole
 
 _MODEL_KEYS = (
-    "id", "engine", "hf_name", "name", "aliases", "default", "policy", "timeouts", "limits", "replicas",
+    "id", "engine", "hf_name", "name", "aliases", "default", "fallbacks", "policy", "timeouts", "limits",
+    "replicas",
 )  # fmt: skip
 _LIMIT_KEYS = ("max_body_bytes",)
 _REPLICA_KEYS = ("url", "engine", "served_name", "weight", "max_in_flight", "key", "key_env")
@@ -72,7 +73,7 @@ def read_models(
             )
     found = tuple(models.values())
     _refuse_clashes(found)
-    return found, notices
+    return tuple(_with_chain(model, found, file.file) for model in found), notices
 
 
 def named(models: Sequence[ModelConfig], name: str) -> ModelConfig | None:
@@ -151,6 +152,7 @@ def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> Mode
 
 
 def _replicas(entry: Section, environment: Environment) -> tuple[ReplicaConfig, ...]:
+        fallbacks=entry.value("fallbacks", _NAMES, ()),
     engine: Engine | None = entry.value("engine", _ENGINE)
     found = []
     for number, tree in enumerate(entry.items_of("replicas"), 1):
@@ -210,6 +212,25 @@ def _refuse_clashes(models: Sequence[ModelConfig]) -> None:
             if owner != model.id:
                 raise SettingsError(f"models {owner!r} and {model.id!r} both answer to {alias!r}; rename one")
         urls = [(replica.endpoint, replica.served_name) for replica in model.replicas]
+def _with_chain(model: ModelConfig, models: Sequence[ModelConfig], file: str) -> ModelConfig:
+    """The model with the ids of its fallbacks, which may be given by any configured name."""
+    called = f"fallbacks of model {model.id!r} in {file}"
+    chain: list[str] = []
+    for name in model.fallbacks:
+        other = named(models, name)
+        if other is None:
+            ids = [one.id for one in models]
+            hint = suggestion(name, ids).rstrip("?")
+            raise SettingsError(
+                f"{called}: no model is configured as {shown(name)}{hint}; known are {', '.join(ids)}"
+            )
+        if other.id == model.id or other.id in chain:
+            twice = "itself" if other.id == model.id else f"{other.id!r} twice"
+            raise SettingsError(f"{called}: it names {twice}; name each other model once")
+        chain.append(other.id)
+    return replace(model, fallbacks=tuple(chain))
+
+
         twice = next((url for url in urls if urls.count(url) > 1), None)
         if twice is not None:
             raise SettingsError(

@@ -111,6 +111,7 @@ def test_the_fields_of_a_line(pipe: Pipe) -> None:
         "status": 200,
         "status_code": 200,
         "model": "gemma",
+        "wanted_model": "",
         "replica": "gemma-1",
         "attempts": 2,
         "end": "ok",

@@ -47,6 +47,7 @@ models:
   name: Big one
   aliases: [gpt-4, org/Other, gpt-4, big.model_1]
   default: yes
+  fallbacks: []
   policy: weighted
   timeouts: {total_s: 5, connect_s: 0.5}
   limits: {max_body_bytes: 2048}
@@ -156,6 +157,54 @@ def test_models_of_the_file_come_first(tmp_path: Path) -> None:
     """The file's order, then the environment's models by name."""
     settings = loaded(tmp_path, MINIMAL, TGI_A_ENDPOINT="http://a", TGI_B_ENDPOINT="http://b")
     assert [model.id for model in settings.models] == ["m", "a", "b"]
+
+
+FOUR = """
+models:
+- {id: a, engine: tgi, replicas: [http://h], fallbacks: %s}
+- id: b
+  engine: vllm
+  hf_name: org/B
+  aliases: [bee]
+  replicas: [{url: http://i, served_name: b-served}]
+  fallbacks: a
+- {id: c, engine: tgi, replicas: [http://j]}
+"""
+
+
+@pytest.mark.parametrize("names", ["[b, c, d]", "[bee, c, d]", "[org/B, c, d]", "[b-served, c, d]"])
+def test_fallbacks_are_known_by_all_their_names(tmp_path: Path, names: str) -> None:
+    """In their order; two models may stand in for each other, and one may be of the environment."""
+    models = {model.id: model for model in loaded(tmp_path, FOUR % names, TGI_D_ENDPOINT="http://k").models}
+    assert models["a"].fallbacks == ("b", "c", "d")
+    assert models["b"].fallbacks == ("a",)
+    assert models["c"].fallbacks == models["d"].fallbacks == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ("[b, see]", "no model is configured as 'see'; known are a, b, c"),
+        ("gemma", "no model is configured as 'gemma'; known are a, b, c"),
+        ("[a]", "it names itself; name each other model once"),
+        ("[c, a]", "it names itself; name each other model once"),
+        ("[b, c, b]", "it names 'b' twice; name each other model once"),
+        ("[b, bee]", "it names 'b' twice; name each other model once"),
+        ("{b: c}", "takes values, not sections"),
+    ],
+)
+def test_a_bad_chain_stops_the_start(tmp_path: Path, names: str, sentence: str) -> None:
+    """With a sentence that names the entry and what is wrong with it."""
+    told = refused(tmp_path, FOUR % names)
+    assert told.startswith("fallbacks of model 'a' in config.yml")
+    assert sentence in told
+
+
+def test_a_fallback_of_the_environment_has_a_chain_by_the_file(tmp_path: Path) -> None:
+    """The file says what the environment cannot, and leaves the replicas to it."""
+    text = "models:\n- {id: m, fallbacks: [n]}\n"
+    environ = {"TGI_M_ENDPOINT": "http://h", "VLLM_N_ENDPOINT": "http://i"}
+    assert loaded(tmp_path, text, **environ).models[0].fallbacks == ("n",)
 
 
 @pytest.mark.parametrize("wanted", ["gpt-2", "gpt2", "small"])

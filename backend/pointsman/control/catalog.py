@@ -105,6 +105,7 @@ def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
         "since": stamp(since),
         "engines": sorted(engine.value for engine in model.engines),
         "aliases": list(model.config.aliases),
+        "fallbacks": list(model.config.fallbacks),
         "policy": model.config.policy,
         "replicas": [replica_view(replica, is_ops(request)) for replica in model.pool],
     }
