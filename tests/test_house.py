@@ -90,6 +90,7 @@ FLOORS = {
             "pii",
             "policy",
             "patience",
+            "poison",
             "retry",
             "screening",
             "signature",

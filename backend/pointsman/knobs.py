@@ -166,6 +166,10 @@ _RETRY = section(
         "budget_floor_per_s": (number(0, 1000, "per second"), "Retries allowed besides, whatever comes."),
     },
 )
+        "poison_s": (
+            number(0, 3600),
+            "How long a request over which two engines failed goes to no third; 0: not at all.",
+        ),
 _HEALTH = section(
     "HEALTH",
     HealthConfig(),

@@ -28,6 +28,7 @@ class RetryConfig:
     retry_on_first_event_timeout: bool = False
     budget_share: float = 0.2  # of the requests of the last 10 s
     budget_floor_per_s: float = 2.0  # besides, whatever the traffic; what is not used adds up over 10 s
+    poison_s: float = 60.0  # how long a request that two engines failed over goes to no third; 0: not at all
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,105 @@
+"""Requests that engines die of: which engines failed over the same request lately, and which were found dead.
+
+A request over which two engines failed in a way in which engines die goes to no third for a while, only to
+those two again. Are both found dead soon after, it goes to nobody. A good answer to it clears it.
+Pure; per worker process; times are monotonic seconds, passed in.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgspec
+
+from pointsman.call import Call
+from pointsman.retry import HURT_MAX
+
+DEAD_WITHIN_S = 15.0  # between two health checks that fail there may be so much, and vLLM takes 5 s to end
+ENTRIES = 4096  # an engine's death is the failure of all that it had in hand
+
+
+@dataclass(slots=True)
+class _Failed:
+    at: float
+    died: bool = False
+
+
+@dataclass(slots=True)
+class _Body:
+    """What one request did. `at` is when an engine last failed over it."""
+
+    at: float
+    replicas: dict[str, _Failed] = field(default_factory=dict)  # by their ids
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Who may be asked. `only` None: anybody; else replicas by their ids; empty: nobody."""
+
+    only: frozenset[str] | None
+
+
+FREE = Ruling(None)
+REFUSED = Ruling(frozenset())
+
+
+class Poison:
+    """A bounded table of such requests.
+
+    Args:
+        lasts_s: how long after the last failure a request is remembered; 0: nothing is.
+    """
+
+    def __init__(self, lasts_s: float) -> None:
+        self.lasts_s = lasts_s
+        self._bodies: OrderedDict[bytes, _Body] = OrderedDict()  # the longest untouched first
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def failed(self, digest: bytes, replica_id: str, now: float) -> None:
+        """A replica failed over a request in one of the ways of `attempt.DEADLY`."""
+        if not self.lasts_s:
+            return
+        body = self._bodies.setdefault(digest, _Body(now))
+        body.at = now
+        died = replica_id in body.replicas and body.replicas[replica_id].died
+        body.replicas[replica_id] = _Failed(now, died)
+        self._bodies.move_to_end(digest)
+        if len(self._bodies) > ENTRIES:
+            self._bodies.popitem(last=False)
+
+    def died(self, replica_id: str, now: float) -> None:
+        """A replica was found dead: of what it failed over last, it may have died."""
+        for body in self._bodies.values():
+            failed = body.replicas.get(replica_id)
+            if failed is not None and now - failed.at <= DEAD_WITHIN_S:
+                failed.died = True
+
+    def cleared(self, digest: bytes) -> None:
+        """A request got a good answer."""
+        self._bodies.pop(digest, None)
+
+    def ruling(self, digest: bytes, now: float) -> Ruling:
+        """Who may be asked a request."""
+        while self._bodies and next(iter(self._bodies.values())).at <= now - self.lasts_s:
+            self._bodies.popitem(last=False)
+        body = self._bodies.get(digest)
+        if body is None or len(body.replicas) < HURT_MAX:
+            return FREE
+        if sum(failed.died for failed in body.replicas.values()) >= HURT_MAX:
+            return REFUSED
+        return Ruling(frozenset(body.replicas))
+
+
+def digest_of(model_id: str, call: Call) -> bytes:
+    """What tells a request from others, were it sent a second time."""
+    asked = sha256(f"{model_id}\n{call.operation.value}\n".encode())
+    if call.body is not None:
+        asked.update(call.body)
+    elif call.wish is not None:
+        asked.update(msgspec.msgpack.encode(call.wish))
+    else:
+        for name, value in call.fields.items():
+            asked.update(b"%d:%b:%b" % (len(name), name.encode(), bytes(value)))
+    return asked.digest()
