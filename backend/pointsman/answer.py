@@ -226,6 +226,8 @@ class Answer:
             own += f"x-pointsman-replica: {exchange.replica_id}\r\nx-pointsman-attempts: {tries}\r\n"
         if exchange.ignored:
             own += f"x-pointsman-ignored: {', '.join(exchange.ignored)}\r\n"
+        if exchange.cache:
+            own += f"x-pointsman-cache: {exchange.cache}\r\n"
         if exchange.trimmed:
             own += f"x-pointsman-trimmed: {exchange.trimmed}\r\n"
         lines += own.encode("ascii") + self._lines

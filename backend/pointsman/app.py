@@ -72,8 +72,8 @@ class Router(FastAPI):
         return self.parts.keyring
 
     @property
-    def cache(self) -> ResponseCache | None:
-        """The cache of answers; None: there is none."""
+    def cache(self) -> ResponseCache:
+        """The cache of answers."""
         return self.edition.cache
 
     @property

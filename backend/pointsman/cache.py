@@ -55,25 +55,33 @@ class Statistics(msgspec.Struct, frozen=True):
 class ResponseCache:
     """Answers by the exact request. No answer is ever found by another tenant.
 
-    `hits` and `misses` are this worker's; `entries` is how many answers there may be.
+    `hits` and `misses` are this worker's.
     """
 
     def __init__(self, store: Store, config: CacheConfig | None = None) -> None:
         self._store = store
-        self._config = config = config or CacheConfig()
-        self._shelf = Shelf("cache", config.entries, config.bytes)
-        self.entries = config.entries
+        self.configure(config or CacheConfig())
         self.hits = 0
         self.misses = 0
         self._unavailable = 0
 
+    def configure(self, config: CacheConfig) -> None:
+        """Take other knobs; what is kept stays, as far as it fits them."""
+        self.config = config
+        self._shelf = Shelf("cache", config.entries, config.bytes)
+
     async def get(self, tenant: str, key: str) -> bytes | None:
-        """The answer kept under a key that `request_key` made for this tenant; None: there is none."""
+        """The answer kept under a key that `request_key` or `exact_key` made for this tenant; None: none is.
+
+        Raises:
+            Unavailable: the store does not answer; counted as a miss.
+        """
         try:
             value = await self._store.read(self._shelf, key, tenant)
         except Unavailable:
             self._unavailable += 1
-            value = None
+            self.misses += 1
+            raise
         if value is None:
             self.misses += 1
         else:
@@ -86,10 +94,10 @@ class ResponseCache:
         Args:
             finish_reason: the engine's own word; None: it did not come to an end.
         """
-        if finish_reason not in WHOLE or not 0 < len(answer) <= self._config.entry_bytes:
+        if finish_reason not in WHOLE or not 0 < len(answer) <= self.config.entry_bytes:
             return False
         try:
-            return await self._store.write(self._shelf, key, tenant, answer, self._config.ttl_s)
+            return await self._store.write(self._shelf, key, tenant, answer, self.config.ttl_s)
         except Unavailable:
             self._unavailable += 1
             return False
@@ -112,7 +120,7 @@ class ResponseCache:
         return Statistics(
             size=size.entries,
             bytes=size.bytes,
-            max_size=self._config.entries,
+            max_size=self.config.entries,
             hits=self.hits,
             misses=self.misses,
             unavailable=self._unavailable,
@@ -130,6 +138,11 @@ def request_key(tenant: str, model: str, parameters: Mapping[str, Any]) -> str:
     """
     plain = {name: _plain(value) for name, value in parameters.items() if value is not None}
     return digest(tenant) + digest("cache", tenant, model, _encode(plain))
+
+
+def exact_key(tenant: str, model: str, *parts: str | bytes) -> str:
+    """The key of a request of which every byte counts; `parts` are all that decides about the answer."""
+    return digest(tenant) + digest("exact", tenant, model, *parts)
 
 
 def _plain(value: Any) -> Any:

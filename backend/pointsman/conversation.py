@@ -64,6 +64,7 @@ class Run(msgspec.Struct):
     deadline: float
     timeouts: Timeouts
     tenant: str = ""  # whose history and cache it uses
+    takes_kept: bool = False  # the client takes an answer that was given before
     tried: Tried = msgspec.field(default_factory=Tried)
     asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST
@@ -86,7 +87,7 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
     """
     run.watch.set(run.deadline, run.overtime)
     try:
-        call, dialect, reply = run.call, DIALECTS[replica.engine], _reply(run)
+        call, dialect, reply = run.call, DIALECTS[replica.engine], reply_to(run)
         if call.wish is None and dialect.carries(call, replica):
             outgoing, reader = dialect.encode(call, replica), dialect.reader(call, reply)
         else:
@@ -105,7 +106,8 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         raise AttemptFailed(_end_of(error), str(error)) from None
 
 
-def _reply(run: Run) -> Reply:
+def reply_to(run: Run) -> Reply:
+    """To what the answer of an exchange is the reply."""
     exchange = run.exchange
 
     def elapsed() -> float:

@@ -22,6 +22,7 @@ from pointsman.load import LoadReader
 from pointsman.parts import Parts
 from pointsman.plane import Plane, PlaneConfig
 from pointsman.recall import make as recall_make
+from pointsman.replay import Replay
 from pointsman.routes import Routes
 from pointsman.settings import Settings
 from pointsman.surfaces.llm_service import LlmService
@@ -49,13 +50,15 @@ class Edition:
             settings.limits, parts.counter, settings.surface_limits, parts.metrics.note_limited
         )
         self.guard = Guard(settings.access, settings.cors, parts.keyring)
-        recall, self.cache = recall_make(
-            parts.forwarder, parts.store, settings.chat_history, settings.answer_cache
+        answers, forwarder, self.cache = settings.answer_cache, parts.forwarder, parts.cache
+        replay = Replay(
+            forwarder, parts.cache, parts.flights, everyone=answers.enabled, on_request=answers.on_request
         )
+        server = recall_make(replay, forwarder, parts.store, settings.chat_history, answers)
         aborts = settings.front.stream_error_termination is StreamErrorTermination.ABORT
         self.plane = Plane(
             parts.registry,
-            recall or parts.forwarder,
+            server,
             self.guard,
             self.limiter,
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
@@ -97,7 +100,9 @@ class Edition:
             warm.router(registry, parts.forwarder, desk),
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),
             usage.router(self.limiter, parts.usage),
-            control_cache.router(registry, self.cache, rate_limited=rate_limited),
+            control_cache.router(
+                registry, parts.cache, parts.flights, settings.answer_cache, rate_limited=rate_limited
+            ),
             plg.router(sources),
         ):
             self.api.include_router(routes)

@@ -44,5 +44,6 @@ class Exchange(msgspec.Struct):
     completion_tokens: int = 0
     ignored: tuple[str, ...] = ()  # fields of the call that the engine has nothing for
     trimmed: int = 0  # messages that were left out so that the others fit
+    cache: str = ""  # what the response cache did: hit, miss, shared or bypass with a reason; empty: not asked
     mid_event: bool = False  # part of an event too large to hold was sent
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

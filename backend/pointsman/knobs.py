@@ -13,10 +13,10 @@ from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
 from pointsman.knob import Knob, section
-from pointsman.limit_knobs import LIMITS, RATE_LIMIT, STORE
+from pointsman.limit_knobs import LIMITS, MEMORY, RATE_LIMIT, STORE
 from pointsman.metrics import MetricsConfig
 from pointsman.origin import CorsConfig
-from pointsman.recall_knobs import CACHE, CHAT_HISTORY
+from pointsman.recall_knobs import CACHE, CHAT_HISTORY, SINGLE_FLIGHT
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
 from pointsman.surface_knobs import LLM_SERVICE, MODELS_BY_SURFACE, PLG
@@ -215,11 +215,13 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Limits of callers": LIMITS,
     "Limits of /v1/generate and /v1/chat": RATE_LIMIT,
     "Store": STORE,
+    "Tables of limits in a worker's own memory": MEMORY,
     "Models": _MODELS,
     "Models by surface; the README tells which routes are whose": MODELS_BY_SURFACE,
     "What /v1/generate and /v1/chat take where a call does not say": LLM_SERVICE,
     "What /api/chat/stream and its services take where a call does not say": PLG,
-    "Answers of these routes that are given again": CACHE,
+    "Answers that are given again": CACHE,
+    "Equal calls at the same time, of which one asks the engine; per worker process": SINGLE_FLIGHT,
     "Conversations that /v1/chat remembers": CHAT_HISTORY,
     "Keys, lengths and personal data, as seed 002 calls them": _SECURITY,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,

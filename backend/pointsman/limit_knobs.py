@@ -5,6 +5,7 @@ import re
 from pointsman.knob import section
 from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.store.config import StoreConfig
+from pointsman.store.memory import MemoryConfig
 from pointsman.values import FILE, NAME, NETWORKS, SWITCH, Kind, number, whole
 
 _PASSWORD = re.compile(r"(?<=://)[^@/]*@")
@@ -14,6 +15,7 @@ _STORE = Kind(
     lambda url: _PASSWORD.sub("…@", url),  # user and password are nobody's business
 )
 _rate = number(0.01, 1e9, "per minute")
+_table = whole(100, 10_000_000, "entries")
 
 LIMITS = section(
     "LIMITS",
@@ -34,6 +36,18 @@ RATE_LIMIT = section(
         "enabled": (SWITCH, "Whether /v1/generate and /v1/chat have a limit of their own."),
         "requests_per_minute": (_rate, "That limit, for keys that have none themselves."),
         "burst_size": (whole(1, 1_000_000, "requests"), "How many may come at once there."),
+    },
+)
+MEMORY = section(
+    "MEMORY",
+    MemoryConfig(),
+    {
+        "rates": (
+            _table,
+            "Keys and addresses whose rates are counted; beyond, the one used least recently goes.",
+        ),
+        "leases": (_table, "Requests at once of all that are limited so; further ones are refused."),
+        "nonces": (_table, "Signed requests within their time; further ones are refused."),
     },
 )
 STORE = section(

@@ -234,7 +234,12 @@ def counted(call: Call, rules: Rules) -> Call:
 
 
 def used(exchange: Exchange) -> float:
-    """Tokens that a request has used: as the engine counted, else, of an answer that began, as we saw."""
+    """Tokens that a request has used: as the engine counted, else, of an answer that began, as we saw.
+
+    An answer for which no engine was asked has used none.
+    """
+    if not exchange.sent_at:
+        return 0.0
     counted_tokens = exchange.prompt_tokens + exchange.completion_tokens
     if counted_tokens or not exchange.first_event_at:
         return counted_tokens

@@ -7,8 +7,10 @@ merely follows from the settings is made anew each time: `edition`.
 from random import Random
 
 from pointsman.availability import Availability
+from pointsman.cache import ResponseCache
 from pointsman.events import Events
 from pointsman.forward import Forwarder
+from pointsman.kept import Kept
 from pointsman.keyring import Keyring
 from pointsman.limits import Counter
 from pointsman.log import AccessLog
@@ -19,6 +21,7 @@ from pointsman.routes import Routes
 from pointsman.running import Running
 from pointsman.sessions import Sessions
 from pointsman.settings import Settings
+from pointsman.single_flight import SingleFlight
 from pointsman.store import make as make_store
 from pointsman.store.fallback import Local, Share
 from pointsman.store.memory import MemoryStore
@@ -37,9 +40,11 @@ class Parts:
         self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
         self.metrics = Metrics(self.registry, Routes().templates)
-        self.store = make_store(settings.store)
-        self.share = Share(MemoryStore(), 1)  # of the limits, where nothing is shared
+        self.store = make_store(settings.store, settings.memory)
+        self.share = Share(MemoryStore(settings.memory), 1)  # of the limits, where nothing is shared
         self.counter: Counter = self.share if settings.store.in_memory else Local(self.store, self.share)
+        self.cache = ResponseCache(self.store, settings.answer_cache.of_cache)
+        self.flights: SingleFlight[Kept | None] = SingleFlight(settings.flights)
         self.usage = Usage()
         self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
         self.pools = Pools(settings.upstream)

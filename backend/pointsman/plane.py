@@ -27,8 +27,8 @@ from pointsman.forward import client_error
 from pointsman.guard import Caller, Guard, check_body, check_call
 from pointsman.limits import FREE, Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
-from pointsman.recall import Server
 from pointsman.registry import Model, Registry
+from pointsman.replay import Server, asks_kept
 from pointsman.routes import Match
 from pointsman.running import Running
 from pointsman.screening import screened
@@ -179,7 +179,7 @@ class Plane:
         timeouts = model.config.timeouts
         answer.expect(surface, call, timeouts.open_after_s)
         deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
-        run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant)
+        run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant, asks_kept(headers))
         run.shorten(patience_s)
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)

@@ -16,14 +16,7 @@ from pointsman.health import HealthConfig
 from pointsman.keyring import Keyring
 from pointsman.keys import Need
 from pointsman.knob import Knob
-from pointsman.knobs import (
-    DEFAULT_MODELS,
-    KNOBS,
-    NAMESPACES,
-    LogFormat,
-    keys_in,
-    section_knobs,
-)
+from pointsman.knobs import DEFAULT_MODELS, KNOBS, NAMESPACES, LogFormat, keys_in, section_knobs
 from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.model import ModelConfig
@@ -34,8 +27,10 @@ from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
+from pointsman.single_flight import SingleFlightConfig
 from pointsman.sources import Environment, Given
 from pointsman.store.config import StoreConfig
+from pointsman.store.memory import MemoryConfig
 from pointsman.surface_knobs import SURFACES
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.llm_service import LlmService, LlmServiceConfig
@@ -74,8 +69,10 @@ class Settings:
     limits: LimitsConfig
     surface_limits: Mapping[str, SurfaceLimits]  # by the names of the surfaces
     answer_cache: AnswerCacheConfig
+    flights: SingleFlightConfig
     chat_history: ChatHistoryConfig
     store: StoreConfig
+    memory: MemoryConfig
     llm_service: LlmServiceConfig
     plg: PlgConfig
     gpu_metrics_url: str | None
@@ -181,8 +178,10 @@ def _assemble(
         limits=LimitsConfig(**section("LIMITS")),
         surface_limits={LlmService.name: SurfaceLimits(**section("RATE_LIMIT"))},
         answer_cache=AnswerCacheConfig(**section("CACHE")),
+        flights=SingleFlightConfig(**section("SINGLE_FLIGHT")),
         chat_history=ChatHistoryConfig(**section("CHAT_HISTORY")),
         store=_store(section("STORE"), given),
+        memory=MemoryConfig(**section("MEMORY")),
         llm_service=LlmServiceConfig(**section("MODEL")),
         plg=_plg(section("PLG"), given),
         gpu_metrics_url=values["GPU_METRICS_URL"],

@@ -1,11 +1,16 @@
 """Requests that are equal and asked at the same time share one call to an engine. Per worker process."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from pointsman.errors import ClientGone
+
 _Answer = TypeVar("_Answer")
+_UNWATCHED: AbstractContextManager[object] = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +43,32 @@ class SingleFlight(Generic[_Answer]):
     """The first to ask for a key leads: it calls. Who asks meanwhile follows: it waits for the answer."""
 
     def __init__(self, config: SingleFlightConfig | None = None) -> None:
-        self._config = config or SingleFlightConfig()
+        self.config = config or SingleFlightConfig()  # may be set anew
         self._flights: dict[str, asyncio.Future[_Answer]] = {}
         self.shared = 0  # answers that followers got
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def run(self, key: str, call: Callable[[], Awaitable[_Answer]]) -> tuple[_Answer, bool]:
+    async def run(
+        self,
+        key: str,
+        call: Callable[[], Awaitable[_Answer]],
+        watch: AbstractContextManager[object] = _UNWATCHED,
+        until: float = math.inf,
+    ) -> tuple[_Answer, bool]:
         """The answer of `call`, or of another's equal call that is under way.
 
-        The call runs in the leader's own task. When the leader is cancelled, one follower takes over with its
-        own call and the others follow that. When the leader's call fails, each follower makes its own: the
-        fault may be the leader's (its deadline, its client), and an error has its asker's shape.
+        The call runs in the leader's own task. When the leader is cancelled or its client leaves, one
+        follower takes over with its own call and the others follow that. When the leader's call fails, each
+        follower makes its own: the fault may be the leader's (its deadline), and an error has its asker's
+        shape.
 
         Args:
             key: as `cache.request_key` makes it, so that no two tenants share.
             call: makes the call; called at most once.
+            watch: ends a follower's wait, as when its client leaves; what comes out of it is raised.
+            until: the loop's time beyond which a follower does not wait.
 
         Returns:
             The answer, and whether it was another's.
@@ -62,18 +76,19 @@ class SingleFlight(Generic[_Answer]):
         Raises:
             whatever this caller's own `call` raises, nothing of another's.
         """
-        end = asyncio.get_running_loop().time() + self._config.wait_s
+        end = min(until, asyncio.get_running_loop().time() + self.config.wait_s)
         while (flight := self._flights.get(key)) is not None:
             try:
                 async with asyncio.timeout_at(end):
-                    answer = await asyncio.shield(flight)
+                    with watch:
+                        answer = await asyncio.shield(flight)
             except _LeaderLeft:
                 continue
             except (_LeaderFailed, TimeoutError):
                 return await call(), False
             self.shared += 1
             return answer, True
-        if len(self._flights) >= self._config.flights:
+        if len(self._flights) >= self.config.flights:
             return await call(), False
         return await self._lead(key, call), False
 
@@ -83,7 +98,7 @@ class SingleFlight(Generic[_Answer]):
         self._flights[key] = flight
         try:
             answer = await call()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ClientGone):
             flight.set_exception(_LeaderLeft())
             raise
         except BaseException:

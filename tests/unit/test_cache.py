@@ -100,13 +100,14 @@ async def test_clearing_one_tenant_leaves_the_others() -> None:
 
 
 async def test_a_store_that_is_away_is_a_miss() -> None:
-    """Nothing is found and nothing kept, no request fails for it, and it is counted."""
+    """Who looks is told so, nothing is kept, and it is counted."""
     cache = ResponseCache(Away())
-    assert await cache.get("me", KEY) is None
+    with pytest.raises(Unavailable):
+        await cache.get("me", KEY)
     assert not await cache.put("me", KEY, b"answer", "stop")
     with pytest.raises(Unavailable):
         await cache.statistics()
-    assert cache._unavailable == 2
+    assert (cache.misses, cache._unavailable) == (1, 2)
 
 
 async def test_no_tenant_ever_finds_anothers_answer() -> None:

@@ -167,9 +167,15 @@ async def test_a_stream_is_counted_where_tokens_are_limited(body: bytes, stream:
 
 
 async def test_what_a_request_has_used() -> None:
-    """The engine's count; of an answer that broke off uncounted, what was seen; of none, nothing."""
+    """The engine's count; of an answer that broke off uncounted, what was seen; of none, nothing.
+
+    Nothing either where no engine was asked, since the answer was given before.
+    """
     exchange = Exchange("id", "/x", "POST", 0.0, body_bytes=400)
     assert used(exchange) == 0
+    exchange.first_event_at = 1.0
+    assert used(exchange) == 0
+    exchange.sent_at = 0.5
     exchange.first_event_at, exchange.events = 1.0, 7
     assert used(exchange) == 107
     exchange.prompt_tokens, exchange.completion_tokens = 20, 5

@@ -18,8 +18,11 @@ from pointsman.errors import ENGINE_FAILED, HISTORY_AWAY, ClientGone, RouterErro
 from pointsman.exchange import Exchange
 from pointsman.generation import Finish, Message, Said, Tokens
 from pointsman.history import History, HistoryConfig
+from pointsman.kept import Kept
 from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig, Recall, joined, make
 from pointsman.registry import Model
+from pointsman.replay import Asked, Replay
+from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Most, Shelf, Unavailable
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces.base import read_fields
@@ -125,7 +128,8 @@ class Stage:
         self.store, self.engine = Shop(), Engine(act)
         self.history = History(self.store, HistoryConfig(armed=True))
         self.cache = ResponseCache(self.store)
-        self.recall = Recall(self.engine, self.history, self.cache)
+        flights: SingleFlight[Kept | None] = SingleFlight()
+        self.recall = Recall(Replay(self.engine, self.cache, flights, everyone=True), self.history)
         self._number = 0
 
     async def kept(self) -> tuple[int, int]:
@@ -155,7 +159,7 @@ class Stage:
             exchange,
             cast("Watch", Watching()),
             cast("Any", sink),
-            9.0,
+            float("inf"),
             Timeouts(),
             tenant,
         )
@@ -364,17 +368,14 @@ async def test_a_leader_that_fails_fails_nobody_else() -> None:
 
 
 async def test_nothing_enabled_costs_nothing() -> None:
-    """Without history and cache there is nothing before the forwarder; each may be on by itself."""
-    engine = Engine()
+    """Without history and cache there is no step before the forwarder; each may be on by itself."""
+    engine, store = Engine(), MemoryStore()
+    flights: SingleFlight[Kept | None] = SingleFlight()
+    replay = Replay(engine, ResponseCache(store), flights)
     off, on = ChatHistoryConfig(), ChatHistoryConfig(enabled=True)
-    assert make(engine, MemoryStore(), off, AnswerCacheConfig()) == (None, None)
-    recall, cache = make(engine, MemoryStore(), on, AnswerCacheConfig())
-    assert recall is not None
-    assert cache is None
-    recall, cache = make(engine, MemoryStore(), off, AnswerCacheConfig(enabled=True, size=7))
-    assert recall is not None
-    assert cache is not None
-    assert (await cache.statistics()).max_size == 7
+    assert isinstance(make(replay, engine, store, off, AnswerCacheConfig()), Asked)
+    assert isinstance(make(replay, engine, store, on, AnswerCacheConfig()), Recall)
+    assert make(replay, engine, store, off, AnswerCacheConfig(enabled=True, size=7)) is replay
 
 
 async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
@@ -391,7 +392,7 @@ async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
         call = LlmService().decode(Operation.CHAT, read_fields(raw), raw, stream=False)
         run = Run(
             call, cast("Model", Named()), Exchange("r", "/v1/chat", "POST", 0.0), cast("Watch", Watching()),
-            cast("Any", Looking()), 9.0, Timeouts(), "t",
+            cast("Any", Looking()), float("inf"), Timeouts(), "t",
         )  # fmt: skip
         await stage.recall.serve(run)
     assert [sessions for sessions, _ in seen] == [1, 1]

@@ -28,7 +28,9 @@ from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
 from pointsman.screening import SecurityConfig
 from pointsman.settings import Settings, SettingsError, check_workers, discover, load
+from pointsman.single_flight import SingleFlightConfig
 from pointsman.store.config import StoreConfig
+from pointsman.store.memory import MemoryConfig
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.llm_service import LlmServiceConfig
 from pointsman.surfaces.plg import PlgConfig
@@ -39,6 +41,7 @@ CONFIG_OBJECTS = {
     "LIMITS": LimitsConfig,
     "RATE_LIMIT": SurfaceLimits,
     "STORE": StoreConfig,
+    "MEMORY": MemoryConfig,
     "TIMEOUT": Timeouts,
     "RETRY": RetryConfig,
     "HEALTH": HealthConfig,
@@ -48,6 +51,7 @@ CONFIG_OBJECTS = {
     "SECURITY": SecurityConfig,
     "METRICS": MetricsConfig,
     "CACHE": AnswerCacheConfig,
+    "SINGLE_FLIGHT": SingleFlightConfig,
     "CHAT_HISTORY": ChatHistoryConfig,
     "PLG": PlgConfig,
 }

@@ -78,6 +78,7 @@ _WHOLE = frozenset({"top_k", "max_tokens", "max_completion_tokens", "seed"})
 _FINISH = {Finish.END: b'"stop"', Finish.STOP: b'"stop"', Finish.LENGTH: b'"length"'}
 _GREETING = b'{"index":0,"delta":{"role":"assistant","content":'
 _CONTENT = b'{"index":0,"delta":{"content":'
+_NO_SEED = -1  # as engines of this API have it
 _ANY_OBJECT = msgspec.Raw(b'{"type":"object"}')
 
 
@@ -127,6 +128,16 @@ def read(call: Call) -> Wish:
         grammar_is_regex=is_regex,
         ignored=told,
     )
+
+
+def repeatable(fields: Fields) -> bool:
+    """Whether equal bodies get equal texts: temperature 0, or a seed. Where nothing is said they sample."""
+    try:
+        temperature = msgspec.json.decode(fields.get("temperature", b"null"), type=float | None)
+        seed = msgspec.json.decode(fields.get("seed", b"null"), type=int | None)
+    except msgspec.DecodeError:
+        return False
+    return temperature == 0 or (seed is not None and seed != _NO_SEED)
 
 
 def _number(fields: Fields, name: str) -> float:

@@ -68,6 +68,17 @@ class _Parameters(msgspec.Struct):
     grammar: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Dice(msgspec.Struct):
+    """Of the parameters what decides whether a text is the same each time."""
+
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+    do_sample: bool = False
+
+
 class _Grammar(msgspec.Struct):
     type: str
     value: msgspec.Raw
@@ -111,6 +122,21 @@ def read(call: Call) -> Wish:
         grammar_is_regex=is_regex,
         ignored=told,
     )
+
+
+def repeatable(fields: Fields) -> bool:
+    """Whether equal bodies get equal texts: a seed is given, or nothing that samples (tgi.md 3.1).
+
+    A temperature of 0 is refused by the engine of this API, and means the likeliest token elsewhere.
+    """
+    try:
+        dice = msgspec.json.decode(fields.get("parameters", b"null"), type=_Dice | None)
+    except msgspec.DecodeError:
+        return False
+    if dice is None:  # then it samples
+        return False
+    sampled = dice.do_sample or any(getattr(dice, name) is not None for name in _SAMPLING)
+    return dice.seed is not None or dice.temperature == 0 or not sampled
 
 
 def form(call: Call) -> "Form":

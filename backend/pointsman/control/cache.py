@@ -9,7 +9,10 @@ from pointsman.cache import ResponseCache
 from pointsman.control.catalog import is_ops
 from pointsman.control.operator import audited
 from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
+from pointsman.kept import Kept
+from pointsman.recall import AnswerCacheConfig
 from pointsman.registry import Registry
+from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Unavailable
 from pointsman.surfaces.llm_service import LlmService
 
@@ -26,6 +29,7 @@ _STATS = {
     "bytes": 40960,
     "unavailable": 0,
 }
+_CACHE = {**_STATS, "on_request": True, "shared": 4}
 _STATUS = {
     "service_name": "Pointsman",
     "version": __version__,
@@ -36,11 +40,18 @@ _STATUS = {
 }
 
 
-def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: bool) -> APIRouter:
+def router(
+    registry: Registry,
+    cache: ResponseCache,
+    flights: SingleFlight[Kept | None],
+    config: AnswerCacheConfig,
+    *,
+    rate_limited: bool,
+) -> APIRouter:
     """The routes.
 
     Args:
-        cache: None: there is none.
+        flights: of the calls that share an answer.
         rate_limited: whether seed 002's routes have a limit.
     """
     routes = APIRouter(tags=["cache"])
@@ -57,14 +68,15 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
             "version": __version__,
             "model_name": model.id if model else None,
             "model_device": "remote",
-            "cache_stats": await _statistics(cache),
+            "cache_stats": await _statistics(cache) if config.enabled else _OFF,
             "rate_limit_enabled": rate_limited,
         }
 
-    @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_STATS)})
+    @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_CACHE)})
     async def show(request: Request) -> dict[str, Any]:
         _check(request)
-        return await _statistics(cache)
+        own = {"enabled": config.enabled, "on_request": config.on_request, "shared": flights.shared}
+        return {**await _statistics(cache), **own}
 
     @routes.delete(
         "/cache",
@@ -75,7 +87,7 @@ def router(registry: Registry, cache: ResponseCache | None, *, rate_limited: boo
         with audited(request, "cache") as action:
             _check(request)
             try:
-                removed = 0 if cache is None else await cache.clear()
+                removed = await cache.clear()
             except Unavailable:
                 raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
             action.outcome = f"ok: {removed} answers removed"
@@ -93,15 +105,13 @@ def _check(request: Request) -> None:
         raise RouterError(ADDRESS_FORBIDDEN)
 
 
-async def _statistics(cache: ResponseCache | None) -> dict[str, Any]:
+async def _statistics(cache: ResponseCache) -> dict[str, Any]:
     """Hits and misses are this worker's; sizes are null while the store does not answer."""
-    if cache is None:
-        return _OFF
     asked = cache.hits + cache.misses
     told: dict[str, Any] = {
         "enabled": True,
         "size": None,
-        "max_size": cache.entries,
+        "max_size": cache.config.entries,
         "hits": cache.hits,
         "misses": cache.misses,
         "hit_rate_percent": round(100 * cache.hits / asked, 2) if asked else 0.0,

@@ -185,6 +185,7 @@ class MemoryStore:
         table = self._tables.get(shelf.name)
         if table is None:
             table = self._tables[shelf.name] = Table(shelf)
+        table.shelf = shelf  # its bounds may have been set anew
         return table
 
     def _charge(self, take: Take, lies: float, now: float) -> Level:

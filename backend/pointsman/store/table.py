@@ -21,7 +21,7 @@ class Table:
     """Entries by key. Full, it drops what has expired, then what was used least recently."""
 
     def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+        self.shelf = shelf
         self._entries: dict[str, Entry] = {}  # used least recently first
         self._ends: list[tuple[float, str]] = []  # a heap; marks of entries that changed since are dead
         self._bytes = 0
@@ -45,7 +45,7 @@ class Table:
         self._entries[key] = entry
         self._bytes += entry.bytes
         heappush(self._ends, (entry.ends, key))
-        while len(self._entries) > self._shelf.entries or self._bytes > self._shelf.bytes:
+        while len(self._entries) > self.shelf.entries or self._bytes > self.shelf.bytes:
             self.pop(next(iter(self._entries)))
 
     def pop(self, key: str) -> Entry | None:

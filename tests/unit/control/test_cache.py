@@ -18,7 +18,6 @@ ON = MappingProxyType({**ENGINES, "CACHE__ENABLED": "true", "CACHE__SIZE": "7"})
 
 async def keep_one(app: Router) -> None:
     """Have an answer kept and found, and another one not found."""
-    assert app.cache is not None
     key = request_key("t", "m", {"prompt": "Hi"})
     assert await app.cache.put("t", key, b"{}", "stop")
     assert await app.cache.get("t", key) == b"{}"
@@ -86,11 +85,15 @@ async def test_the_cache_is_for_operators(client: Client, caplog: pytest.LogCapt
     ]
 
 
-async def test_without_a_cache_there_is_nothing_to_empty(app: Router, client: Client) -> None:
-    """Not enabled, it is empty."""
+async def test_without_being_enabled_it_holds_what_was_asked_for(app: Router, client: Client) -> None:
+    """Requests on any route may ask for it; the operators' figures tell so, seed 002's do not count them."""
     async with client(app) as http:
-        assert (await http.get("/cache")).json()["enabled"] is False
-        assert (await http.delete("/cache")).json() == {"removed": 0}
+        told = (await http.get("/cache")).json()
+        assert (told["enabled"], told["on_request"], told["size"]) == (False, True, 0)
+        await keep_one(app)
+        assert (await http.get("/cache")).json()["size"] == 1
+        assert (await http.get("/status")).json()["cache_stats"]["size"] == 0
+        assert (await http.delete("/cache")).json() == {"removed": 1}
 
 
 async def test_a_store_that_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
