@@ -64,7 +64,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits", "load"),
-            *("kept", "probe", "recall", "relay", "replay", "sink", "stall", "upstream", "watch"),
+            *("kept", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream", "watch"),
         ),
         3,
     ),
@@ -89,6 +89,7 @@ FLOORS = {
             "origin",
             "pii",
             "policy",
+            "progress",
             "patience",
             "poison",
             "retry",

@@ -95,7 +95,7 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         run.exchange.ignored = outgoing.ignored
         connection = _idle(run, pool) or await pool.connect(run.timeouts.connect_s)
         try:
-            await _talk(run, pool, connection, outgoing, reader)
+            await _talk(run, replica, pool, connection, outgoing, reader)
         finally:
             run.exchange.prompt_tokens = reader.tokens.prompt
             run.exchange.completion_tokens = reader.tokens.completion
@@ -162,7 +162,9 @@ async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
     return body if head.status == 200 and len(body) < _SMALL_MAX_BYTES else None
 
 
-async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader) -> None:
+async def _talk(
+    run: Run, replica: Replica, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader
+) -> None:
     now = monotonic()
     run.exchange.sent_at = now
     connection.send(_head(run, pool, outgoing), outgoing.body)
@@ -175,12 +177,13 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
         raise await _refusal(head, connection, run.call)
     reader.heed(head.headers)
     if not run.call.stream:
-        await _whole(run, connection, reader, head)
+        await _whole(run, replica, connection, reader, head)
         return
     if not head.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
         reader.whole(await _read(connection, _ERROR_BODY_MAX_BYTES))
         raise AttemptFailed(attempt.JUNK, "no event stream")
-    relay = Relay(reader, run.sink, run.exchange, run.watch, timeouts, run.deadline, run.overtime)
+    exchange, watch = run.exchange, run.watch
+    relay = Relay(reader, run.sink, exchange, replica, watch, timeouts, run.deadline, run.overtime)
     try:
         await relay.run(connection)
     finally:
@@ -188,8 +191,9 @@ async def _talk(run: Run, pool: Pool, connection: Connection, outgoing: Outgoing
     await _finish(connection)
 
 
-async def _whole(run: Run, connection: Connection, reader: Reader, head: Head) -> None:
+async def _whole(run: Run, replica: Replica, connection: Connection, reader: Reader, head: Head) -> None:
     body = await connection.read()
+    replica.heard_at = replica.answered_at = monotonic()
     if not connection.ended:
         body = await _gather(run, connection, reader, head, body)
         if run.sink.committed:

@@ -27,6 +27,12 @@ def total(page: bytes, name: bytes) -> float | None:
     return found
 
 
+def total_of(page: bytes, names: tuple[bytes, ...]) -> float | None:
+    """The sum of several; None where the page has none of them."""
+    told = [value for value in (total(page, name) for name in names) if value is not None]
+    return sum(told) if told else None
+
+
 def _value(rest: bytes) -> float | None:
     """The value that follows a name, its labels if any, and a blank; None: another name begins so."""
     if rest.startswith(b"{"):

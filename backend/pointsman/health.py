@@ -44,7 +44,8 @@ class Outcome(Enum):
 
     OK = auto()
     FAILED = auto()  # may be chance: it takes several in a row
-    GONE = auto()  # the engine says so itself: nobody listens, or status 503
+    GONE = auto()  # the engine says so itself: status 503
+    ABSENT = auto()  # nobody listens: it does not run, or loads its model, and listens only after that
     MISCONFIGURED = auto()  # the engine lives, but waiting will not help: a person must
 
 
@@ -69,6 +70,11 @@ def gone(reason: str) -> ProbeResult:
     return ProbeResult(Outcome.GONE, reason)
 
 
+def absent(reason: str) -> ProbeResult:
+    """Nobody listens: down at once, or not up yet."""
+    return ProbeResult(Outcome.ABSENT, reason)
+
+
 def misconfigured(reason: str) -> ProbeResult:
     """It is alive, but it and our settings do not fit; the reason says what to change."""
     return ProbeResult(Outcome.MISCONFIGURED, reason)
@@ -78,7 +84,9 @@ def observe(health: Health, result: ProbeResult, now_wall: float, config: Health
     """Take one check into account.
 
     The first check decides alone; after it `fall` failures in a row make down and `rise` successes make up.
-    Gone and misconfigured hold at once. `since` changes with the state only, `reason` with every check.
+    Gone, absent and misconfigured hold at once. An engine at which nobody listens from the beginning is taken
+    to load its model, for about `eager_s`; once it listens it is up. `since` changes with the state only,
+    `reason` with every check.
 
     Args:
         now_wall: seconds since the epoch, shown to people.
@@ -92,19 +100,24 @@ def observe(health: Health, result: ProbeResult, now_wall: float, config: Health
 
 
 def _next_state(state: State, outcome: Outcome, rises: int, falls: int, config: HealthConfig) -> State:
-    first = state is State.UNKNOWN
+    first = state in (State.UNKNOWN, State.LOADING)
     match outcome:
         case Outcome.MISCONFIGURED:
             return State.MISCONFIGURED
         case Outcome.GONE:
             return State.DOWN
+        case Outcome.ABSENT:
+            loads = first and falls * config.interval_changing_s < config.eager_s
+            return State.LOADING if loads else State.DOWN
         case Outcome.FAILED:
-            return State.DOWN if first or falls >= config.fall else state
+            return State.DOWN if state is State.UNKNOWN or falls >= config.fall else state
         case Outcome.OK:
             return State.UP if first or rises >= config.rise else state
 
 
 def _reason(state: State, result: ProbeResult, rises: int, falls: int, config: HealthConfig) -> str:
+    if state is State.LOADING:
+        return f"{result.reason}: it may be loading its model"
     if state is State.UP and falls:
         return f"failed {falls} of {config.fall} checks: {result.reason}"
     if state in (State.DOWN, State.MISCONFIGURED) and rises:
@@ -123,7 +136,7 @@ def next_delay_s(health: Health, state_age_s: float, config: HealthConfig, jitte
         jitter: drawn by the caller, in [0, 1).
     """
     match health.state:
-        case State.UNKNOWN:
+        case State.UNKNOWN | State.LOADING:
             hurry = True
         case State.UP:
             hurry = health.falls > 0

@@ -47,6 +47,7 @@ class Outliers:
         self._rng = rng
         self._clock = clock
         self._wall = wall
+        self.pool_of: Callable[[Replica], Sequence[Replica]] = lambda replica: (replica,)
         self.on_suspicion: Callable[[Replica], None] = lambda replica: None  # it may be dead: look at it now
         self.on_ejected: Callable[[Replica, Cause], None] = lambda replica, cause: None
 
@@ -67,9 +68,7 @@ class Outliers:
             conduct.trial_at = now
         return now, tries
 
-    def end(
-        self, replica: Replica, pool: Sequence[Replica], end: End, begun_at: float, *, tried: bool = False
-    ) -> None:
+    def end(self, replica: Replica, end: End, begun_at: float, *, tried: bool = False) -> None:
         """A call to the replica ended; `begun_at` and `tried` as `begin` said."""
         conduct, now = replica.conduct, self._clock()
         silent = replica.heard_at < begun_at
@@ -79,7 +78,7 @@ class Outliers:
         if ejected:
             self._judge_try(replica, found, begun_at, now, tried=tried)
         elif cause is not None:
-            self._eject(replica, pool, cause, now)
+            self._eject(replica, cause, now)
         if end.verdict in _SUSPICIOUS and end is not attempt.BUG:
             self.on_suspicion(replica)
 
@@ -125,7 +124,7 @@ class Outliers:
         if conduct.cause is Cause.WEDGED:
             breaker.hold(conduct, now, self.config)
         elif conduct.cause is None:
-            self._eject(replica, (), Cause.WEDGED, now)
+            self._eject(replica, Cause.WEDGED, now)
         else:
             conduct.cause = Cause.WEDGED
 
@@ -134,8 +133,8 @@ class Outliers:
         if replica.conduct.cause is Cause.WEDGED:
             self._take_back(replica, self._clock())
 
-    def _eject(self, replica: Replica, pool: Sequence[Replica], cause: Cause, now: float) -> None:
-        if cause not in _CERTAIN and not breaker.may_eject(replica, pool):
+    def _eject(self, replica: Replica, cause: Cause, now: float) -> None:
+        if cause not in _CERTAIN and not breaker.may_eject(replica, self.pool_of(replica)):
             breaker.keep(replica.conduct, now)
             return
         self._put_out(replica, cause, now)

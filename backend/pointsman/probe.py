@@ -10,7 +10,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from socket import gaierror
 from types import TracebackType
@@ -18,10 +18,26 @@ from typing import Self
 
 import httpx
 
+from pointsman.breaker import BreakerConfig
+from pointsman.conduct import Cause
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
 from pointsman.guarded import Guarded, NotAllowed, restricted
-from pointsman.health import OK, HealthConfig, ProbeResult, failed, gone, misconfigured, next_delay_s, observe
+from pointsman.health import (
+    OK,
+    HealthConfig,
+    Outcome,
+    ProbeResult,
+    absent,
+    failed,
+    gone,
+    misconfigured,
+    next_delay_s,
+    observe,
+)
+from pointsman.outliers import Outliers
+from pointsman.progress import Progress, ProgressConfig
+from pointsman.pulse import Answer, Pulse
 from pointsman.replica import Engine, Facts, Health, Replica, State
 from pointsman.stall import StallWatch
 
@@ -32,6 +48,9 @@ _INVALID = (400, 422)  # by which vLLM and TGI say that there is no chat templat
 # httpx limits the wait for each piece of an answer; an answer that drips needs a limit as a whole. It lies
 # beyond httpx's own, since cancelling a call of httpx is the rude way out.
 _BACKSTOP = 2.0
+_GAP_S = 0.2  # between two checks, however many calls fail meanwhile
+_GONE = (Outcome.GONE, Outcome.ABSENT)
+_AWAY = (State.DOWN, State.MISCONFIGURED)
 
 OnChange = Callable[[Replica, Health], None]  # the replica as it is now, its health before
 
@@ -43,6 +62,8 @@ class Prober:
         tls: how to verify engines that are reached by https; None: against the system's authorities.
         rng: dice for phase and jitter.
         on_change: called after each change of state, and only then.
+        outliers: is told of checks, and says when one is wanted at once.
+        progress: how to look for engines that hang.
     """
 
     def __init__(
@@ -54,6 +75,8 @@ class Prober:
         tls: ssl.SSLContext | None = None,
         rng: Random | None = None,
         on_change: OnChange | None = None,
+        outliers: Outliers | None = None,
+        progress: ProgressConfig | None = None,
     ) -> None:
         self._replicas = list(replicas)
         self._config = config
@@ -61,6 +84,9 @@ class Prober:
         self._rng = rng or Random()
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[Replica, asyncio.Event] = {}  # set: a check is wanted at once
+        self._outliers = outliers or Outliers(BreakerConfig(), self._rng)
+        self._pulse = Pulse(progress or ProgressConfig(), dialects, self._outliers, self._ask_for, self._rng)
         # A fresh connection for each call: vLLM closes idle ones after 5 s, which is just our interval.
         self._client = httpx.AsyncClient(
             transport=Guarded(tls or ssl.create_default_context()),
@@ -80,6 +106,7 @@ class Prober:
 
     def start(self) -> None:
         """Begin to check the replicas; needs a running event loop."""
+        self._outliers.on_suspicion = self.check_soon
         for replica in self._replicas:
             self.watch(replica)
 
@@ -89,6 +116,12 @@ class Prober:
         task = asyncio.create_task(self._keep_checking(replica), name=f"probe {replica.id}")
         task.add_done_callback(_tell_of_bug)
         self._tasks[replica.id] = task
+
+    def check_soon(self, replica: Replica) -> None:
+        """Check this replica at once, unless that was done just now."""
+        wanted = self._wanted.get(replica)
+        if wanted is not None:
+            wanted.set()
 
     def forget(self, replica_id: str) -> None:
         """Check this replica no longer."""
@@ -122,7 +155,8 @@ class Prober:
             replica.learn(facts)
         before = replica.health
         replica.health = observe(before, result, time.time(), self._config)
-        replica.conduct.doubted = replica.conduct.doubted and result is not OK
+        back = replica.health.state is State.UP and before.state in _AWAY
+        self._outliers.checked(replica, good=result is OK, gone=result.outcome in _GONE, back=back)
         if replica.health.state is not before.state:
             self._tell(replica, before)
         return result
@@ -135,18 +169,31 @@ class Prober:
             self._on_change(replica, before)
 
     async def _keep_checking(self, replica: Replica) -> None:
-        # The first check comes soon, but not at the same moment for all replicas and all routers.
-        await asyncio.sleep(self._rng.random() * self._config.interval_changing_s)
-        changed_at = time.monotonic()
+        wanted = self._wanted[replica] = asyncio.Event()
+        deep = asyncio.create_task(self._pulse.keep_trying(replica), name=f"deep probe {replica.id}")
+        deep.add_done_callback(_tell_of_bug)
+        try:
+            # The first check comes soon, but not at the same moment for all replicas and all routers.
+            await _rest(wanted, self._rng.random() * self._config.interval_changing_s)
+            await self._check_for_ever(replica, wanted)
+        finally:
+            deep.cancel()
+            if self._wanted.get(replica) is wanted:
+                del self._wanted[replica]
+
+    async def _check_for_ever(self, replica: Replica, wanted: asyncio.Event) -> None:
+        changed_at, progress = time.monotonic(), Progress()
         while True:
             before = replica.health.state
             await self.probe_once(replica)
+            progress = await self._pulse.feel(replica, progress)
             now = time.monotonic()
             if replica.health.state is not before:
                 changed_at = now
-            await asyncio.sleep(
-                next_delay_s(replica.health, now - changed_at, self._config, self._rng.random())
-            )
+            delay_s = next_delay_s(replica.health, now - changed_at, self._config, self._rng.random())
+            if replica.conduct.cause is Cause.WEDGED:  # it is back as soon as something moves
+                delay_s = min(delay_s, self._config.interval_changing_s)
+            await _rest(wanted, delay_s)
 
     async def _check(self, replica: Replica) -> tuple[ProbeResult, Facts | None]:
         dialect = self._dialects[replica.engine]
@@ -224,7 +271,7 @@ class Prober:
 
     async def _ask(
         self, replica: Replica, path: str, deadline: float, *, read: bool = True, content: bytes | None = None
-    ) -> "_Answer":
+    ) -> Answer:
         """Call a constant path of the replica; with content it is a POST.
 
         Raises:
@@ -247,13 +294,22 @@ class Prober:
                     body += piece
                     if len(body) > _ANSWER_MAX_BYTES:
                         break
-            return _Answer(response.status_code, bytes(body))
+            return Answer(response.status_code, bytes(body))
+
+    async def _ask_for(self, replica: Replica, path: str, deadline: float, content: bytes | None) -> Answer:
+        return await self._ask(replica, path, deadline, content=content)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    body: bytes
+async def _rest(wanted: asyncio.Event, delay_s: float) -> None:
+    """Wait, or only until a check is wanted."""
+    begun_at = time.monotonic()
+    try:
+        async with asyncio.timeout(delay_s):
+            await wanted.wait()
+    except TimeoutError:
+        return
+    wanted.clear()
+    await asyncio.sleep(min(delay_s, _GAP_S) - (time.monotonic() - begun_at))
 
 
 def _judge(path: str, status: int, replica: Replica) -> ProbeResult | None:
@@ -294,7 +350,7 @@ def _unanswered(error: Exception, timeout_s: float) -> ProbeResult:
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return failed("TLS handshake failed")
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return gone("connection refused")
+        return absent("connection refused")
     if isinstance(error, httpx.ConnectError):
         return failed("no connection")
     return failed("connection cut, or the answer is not HTTP")

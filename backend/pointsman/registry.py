@@ -113,6 +113,7 @@ class Registry:
         self._numbers: dict[str, int] = {}  # of the next new replica, by model
         self._on_attempt = on_attempt
         self.outliers = outliers or Outliers(BreakerConfig(), Random())
+        self.outliers.pool_of = self._pool_of
         # Names that engines serve, each with one that does; an entry is checked before it is believed.
         self._known: dict[str, tuple[Model, Replica]] = {}
         self.renew(models, retry, default_model, surfaces)
@@ -248,11 +249,12 @@ class Registry:
         return Lease(replica, self._ended, begun_at, tries=tries)
 
     def _ended(self, lease: Lease, end: End) -> None:
-        replica = lease.replica
+        self.outliers.end(lease.replica, end, lease.begun_at, tried=lease.tries)
+        self._on_attempt(lease.replica, end)
+
+    def _pool_of(self, replica: Replica) -> list[Replica]:
         model = self.models.get(replica.model_id)  # it may be gone meanwhile
-        pool = model.pool if model is not None else [replica]
-        self.outliers.end(replica, pool, end, lease.begun_at, tried=lease.tries)
-        self._on_attempt(replica, end)
+        return [replica] if model is None else model.pool
 
 
 def _by_name(models: list[Model]) -> dict[str, Model]:

@@ -13,6 +13,7 @@ from pointsman.call import Timeouts
 from pointsman.connection import Connection
 from pointsman.engines.base import Reader
 from pointsman.exchange import Exchange
+from pointsman.replica import Replica
 from pointsman.watch import Watch
 
 _HELD_MAX_BYTES = 4 * sse.EVENT_CAP_BYTES  # of events before content; a large one may be among them
@@ -40,6 +41,7 @@ class Relay:
         reader: Reader,
         sink: Sink,
         exchange: Exchange,
+        replica: Replica,
         watch: Watch,
         timeouts: Timeouts,
         deadline: float,
@@ -48,6 +50,7 @@ class Relay:
         self._reader = reader
         self._sink = sink
         self._exchange = exchange
+        self._replica = replica
         self._watch = watch
         self._timeouts = timeouts
         self._deadline = deadline
@@ -85,7 +88,7 @@ class Relay:
                     return
                 now = monotonic()  # what the client took to read is not the engine's silence
                 if not block.startswith(b":") or b"\ndata:" in block:
-                    token_at = now
+                    token_at = self._replica.heard_at = now
             if self._sink.committed:
                 self._expect(now, token_at)
 
@@ -103,7 +106,7 @@ class Relay:
             self._held.append(out)
             out = b"".join(self._held)
             self._held.clear()
-            self._exchange.first_event_at = now
+            self._exchange.first_event_at = self._replica.heard_at = self._replica.answered_at = now
             await sink.begin()
         if not sink.committed:
             self._held.append(out)

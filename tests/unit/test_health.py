@@ -10,6 +10,7 @@ from pointsman.health import (
     HealthConfig,
     Outcome,
     ProbeResult,
+    absent,
     failed,
     gone,
     misconfigured,
@@ -19,8 +20,9 @@ from pointsman.health import (
 from pointsman.replica import Health, State
 
 CONFIG = HealthConfig()
-SLOW, GONE, WRONG = failed("timed out after 3 s"), gone("connection refused"), misconfigured("wants a key")
-BY_LETTER = {"+": OK, "-": SLOW, "x": GONE, "?": WRONG}
+SLOW, GONE, WRONG = failed("timed out after 3 s"), gone("answered 503"), misconfigured("wants a key")
+NOBODY = absent("connection refused")
+BY_LETTER = {"+": OK, "-": SLOW, "x": GONE, "o": NOBODY, "?": WRONG}
 
 
 def after(checks: str, config: HealthConfig = CONFIG) -> Health:
@@ -56,6 +58,17 @@ def after(checks: str, config: HealthConfig = CONFIG) -> Health:
         ("?x", State.DOWN),
         ("x?", State.MISCONFIGURED),
         ("+--?", State.MISCONFIGURED),
+        ("o", State.LOADING),
+        ("ooooo", State.LOADING),
+        ("oo+", State.UP),
+        ("o-", State.LOADING),
+        ("o--", State.DOWN),
+        ("ox", State.DOWN),
+        ("o?", State.MISCONFIGURED),
+        ("+o", State.DOWN),
+        ("xo", State.DOWN),
+        ("?o", State.DOWN),
+        ("o+o", State.DOWN),
     ],
 )
 def test_state_after_checks(checks: str, state: State) -> None:
@@ -74,9 +87,17 @@ def test_thresholds_are_knobs() -> None:
     assert after("x++++", slow).state is State.UP
 
 
+def test_an_engine_loads_no_longer_than_we_are_eager() -> None:
+    """Nobody tells a model that loads from an engine that is not there: after ten minutes it is down."""
+    assert after("o" * 599).state is State.LOADING
+    assert after("o" * 600).state is State.DOWN
+    assert after("o" * 600 + "+").state is State.DOWN
+    assert after("o", replace(CONFIG, eager_s=0.0)).state is State.DOWN
+
+
 def test_since_is_the_moment_of_the_last_change() -> None:
     """Over all sequences of five checks, `since` moves when the state does and only then."""
-    for checks in product("+-x?", repeat=5):
+    for checks in product("+-xo?", repeat=5):
         health = Health()
         for second, letter in enumerate(checks, start=1):
             before = health
@@ -99,10 +120,12 @@ def test_runs_are_counted() -> None:
         ("+--", "failed 2 of 3 checks: timed out after 3 s"),
         ("+--+", "answers its health checks"),
         ("+---", "timed out after 3 s"),
-        ("+---x", "connection refused"),
+        ("+---x", "answered 503"),
+        ("+o", "connection refused"),
+        ("oo", "connection refused: it may be loading its model"),
         ("x+", "answers again, 1 of 2 checks"),
         ("?", "wants a key"),
-        ("?x", "connection refused"),
+        ("?x", "answered 503"),
     ],
 )
 def test_the_reason_is_that_of_the_last_check(checks: str, reason: str) -> None:
@@ -129,6 +152,7 @@ def test_the_record_is_not_changed() -> None:
         ("x", 599.0, 1.0),
         ("x", 600.0, 5.0),
         ("x+", 9999.0, 1.0),
+        ("o", 9999.0, 1.0),
         ("?", 1.0, 5.0),
         ("?+", 1.0, 1.0),
     ],

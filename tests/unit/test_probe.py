@@ -397,7 +397,7 @@ async def test_refused_is_down_at_once_and_silence_is_not() -> None:
         assert silent.health.reason == "timed out after 0.1 s"
         result = await prober.probe_once(refused)
     assert result is not None
-    assert result.outcome is Outcome.GONE
+    assert result.outcome is Outcome.ABSENT
     assert (refused.health.state, refused.health.reason) == (State.DOWN, "connection refused")
     assert refused.facts.names == ("gemma", "my-lora")
 
@@ -438,21 +438,24 @@ async def test_a_replica_goes_and_comes_back(caplog: pytest.LogCaptureFixture) -
     port = closed_port()
     replica = replica_at(port)
     async with Prober([replica], QUICK, on_change=note):
-        await until(lambda: replica.health.state is State.DOWN)
-        async with served(SmallEngine(VLLM_ROUTES), port):
-            await until(lambda: replica.health.rises > 5)
-        await until(lambda: replica.health.falls > 5)
+        await until(lambda: replica.health.state is State.LOADING)
+        for _ in range(2):
+            async with served(SmallEngine(VLLM_ROUTES), port):
+                await until(lambda: replica.health.rises > 5)
+            await until(lambda: replica.health.falls > 5)
         async with served(SmallEngine({**VLLM_ROUTES, "/v1/models": (401, b"")}), port):
             await until(lambda: replica.health.state is State.MISCONFIGURED)
         async with served(SmallEngine(VLLM_ROUTES), port):
             await until(lambda: replica.health.state is State.UP)
-    down, up, wrong = State.DOWN, State.UP, State.MISCONFIGURED
-    assert changes[:4] == [(State.UNKNOWN, down), (down, up), (up, down), (down, wrong)]
+    down, up, wrong, loads = State.DOWN, State.UP, State.MISCONFIGURED, State.LOADING
+    assert changes[:3] == [(State.UNKNOWN, loads), (loads, up), (up, down)]
+    assert changes[3:6] == [(down, up), (up, down), (down, wrong)]
     assert changes[-1][1] is up
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len(changes)
-    assert lines[0] == "replica r1: unknown -> down: connection refused"
-    assert lines[1] == "replica r1: down -> up: answers its health checks"
+    assert lines[0] == "replica r1: unknown -> loading: connection refused: it may be loading its model"
+    assert lines[1] == "replica r1: loading -> up: answers its health checks"
+    assert lines[2] == "replica r1: up -> down: connection refused"
     assert not any("127.0.0.1" in line or str(port) in line for line in lines)
 
 
@@ -578,7 +581,7 @@ def test_causes_are_found_below_other_errors() -> None:
         return error
 
     refused = ExceptionGroup("both", [ConnectionRefusedError(), OSError(101, "unreachable")])
-    assert _unanswered(wrapped(refused), 3.0).outcome is Outcome.GONE
+    assert _unanswered(wrapped(refused), 3.0).outcome is Outcome.ABSENT
     assert _unanswered(wrapped(gaierror(-2)), 3.0).reason == "name does not resolve"
     assert _unanswered(wrapped(ssl.SSLCertVerificationError()), 3.0).outcome is Outcome.MISCONFIGURED
     assert _unanswered(wrapped(OSError(101)), 3.0).reason == "no connection"

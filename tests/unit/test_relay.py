@@ -19,6 +19,8 @@ from pointsman.engines.tgi import TgiReader
 from pointsman.exchange import Exchange
 from pointsman.generation import Message, Wish
 from pointsman.relay import Relay
+from pointsman.replica import Endpoint, Replica
+from pointsman.replica import Engine as Kind
 from pointsman.sse import EVENT_CAP_BYTES
 from pointsman.watch import Clock, Watch
 
@@ -70,7 +72,8 @@ async def relay(*chunks: bytes, by: Reader | None = None) -> tuple[Client, Excha
     client, exchange, reader = Client(), Exchange("id", "/v1", "POST", 0.0), by or OpenAIReader(CALL)
     watch = Watch(Clock(asyncio.get_running_loop()), task)
     try:
-        run = Relay(reader, client, exchange, watch, Timeouts(), deadline=float("inf"))
+        replica = Replica("m-0", "m", Kind.VLLM, Endpoint("http", "h", 80))
+        run = Relay(reader, client, exchange, replica, watch, Timeouts(), deadline=float("inf"))
         await run.run(cast("Connection", Engine(*chunks)))
     except AttemptFailed as failure:
         failure.add_note(b"".join(client.writes).decode())

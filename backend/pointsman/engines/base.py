@@ -140,6 +140,9 @@ class Dialect(Protocol):
     def read_load(self, page: bytes) -> Load:
         """Read the engine's metrics."""
 
+    def read_progress(self, page: bytes) -> float | None:
+        """A figure of the same page that grows while the engine works, and only then; None: it has none."""
+
     def template_probe(self, questions: int = 1) -> Outgoing:
         """A request that generates nothing, and fails as invalid where the model has no chat template.
 

@@ -12,7 +12,7 @@ from pointsman.engines.base import Outgoing, Reader, Seen, Source, Tokenized, jo
 from pointsman.engines.markdown import refuse_remote_images
 from pointsman.engines.openai import ABSENT, ROUTES, decode_object, given
 from pointsman.engines.tgi_openai import MendingReader
-from pointsman.gauges import Load, count
+from pointsman.gauges import Load, count, total_of
 from pointsman.generation import Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 from pointsman.sse import frame
@@ -24,6 +24,8 @@ _NATIVE = {
     Operation.CHAT_TOKENIZE: "/chat_tokenize",
     Operation.INFO: "/info",
 }
+# Counted for each step; the first before it, the second after (tgi.md section 10).
+_WORK = (b"tgi_batch_inference_count", b"tgi_batch_inference_success")
 # Headers of TGI's own that reach its clients (tgi.md 3.3).
 _COUNTS = (
     *(b"x-compute-type", b"x-compute-time", b"x-compute-characters", b"x-total-time", b"x-validation-time"),
@@ -60,6 +62,11 @@ class Tgi:
             return Load()
         # Its gauges are not there before its first request (tgi.md section 7).
         return Load(count(page, b"tgi_batch_current_size") or 0, count(page, b"tgi_queue_size") or 0)
+
+    def read_progress(self, page: bytes) -> float | None:
+        if b"tgi_" not in page and page.strip():
+            return None
+        return total_of(page, _WORK) or 0.0
 
     def template_probe(self, questions: int = 1) -> Outgoing:
         asked = {"model": "tgi", "messages": chat.turns((Message("user", "Hello"),) * questions)}

@@ -8,7 +8,7 @@ from pointsman.engines import chat, vllm_text, vllm_tokens
 from pointsman.engines.base import Outgoing, Reader, Source, Tokenized, join
 from pointsman.engines.openai import ROUTES, HidingReader, OpenAIReader
 from pointsman.engines.response_format import for_vllm
-from pointsman.gauges import Load, count
+from pointsman.gauges import Load, count, total_of
 from pointsman.generation import Message, Wish
 from pointsman.replica import Engine, Facts, Replica
 
@@ -34,6 +34,7 @@ CONTROL_FIELDS = frozenset(
         "return_weight_versions",
     }
 )
+_WORK = (b"vllm:generation_tokens_total", b"vllm:prompt_tokens_total")
 # Up to 0.11 these were vLLM's own; later ones pass over them without a word (vllm.md 2.1).
 _GUIDED = {
     "guided_json": "json",
@@ -74,6 +75,9 @@ class Vllm:
 
     def read_load(self, page: bytes) -> Load:
         return Load(count(page, b"vllm:num_requests_running"), count(page, b"vllm:num_requests_waiting"))
+
+    def read_progress(self, page: bytes) -> float | None:
+        return total_of(page, _WORK)
 
     def template_probe(self, questions: int = 1) -> Outgoing:
         asked = {"messages": chat.turns((Message("user", "Hello"),) * questions)}
