@@ -41,15 +41,15 @@ async def _leaving(
     port: int, engine: Engine, total: int, *, streams: int = 0, pipelined: bool = False
 ) -> list[float]:
     """Seconds from a client's leaving to the engine's connection's end, of each that was noticed."""
-    data = VLLM.request("Stay", 500, stream=True).replace(b'"gemma-3-12b"', b'"lone"        ')
+    data = VLLM.request("Stay", 500, stream=True, model="lone")
     times = []
     async with _streaming(port, streams):
         for _ in range(total):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(data)
             async with asyncio.timeout(20):
-                while b"content" not in await reader.read(65536):
-                    pass
+                while b"delta" not in (block := await reader.read(65536)):
+                    assert block, "no stream"
             if pipelined:
                 writer.write(data)
                 await asyncio.sleep(0.002)  # so that both have come
