@@ -25,6 +25,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             "config_file",
+            "front_knobs",
             "key_command",
             "limit_knobs",
             "knob",
@@ -43,10 +44,13 @@ FLOORS = {
             "addressee",
             "answer",
             "body",
+            "client",
             "control",
             "cycle",
+            "door",
             "front",
             "guard",
+            "pace",
             "plane",
             "protocol",
             "refusal",

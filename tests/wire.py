@@ -138,6 +138,10 @@ class Client:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def unread(self, data: bytes) -> None:
+        """Give back what was received, for `read` to begin with."""
+        self._rest += data
+
     def read(self, *, until: bytes | None = None) -> Incoming:
         """Read one answer to its end, to the connection's end, or until its body holds `until`."""
         incoming = Incoming()
@@ -244,6 +248,17 @@ def check_error(front: Front, payload: dict[str, Any], request_id: str | None) -
     if kind.status >= 500:
         assert message == kind.message or (message.startswith("Model '") and "up" in message), message
     return kind.code
+
+
+def check_refusal(answer: Incoming, status: int, code: str) -> None:
+    """What the front refuses by itself: one whole answer with all its facts, and the connection's end."""
+    assert (answer.status, answer.ended, answer.rest) == (status, True, b"")
+    assert answer.header("connection") == "close"
+    assert answer.header("x-process-time")
+    error = answer.json()["error"]
+    kind = KINDS[code]
+    told = (error["code"], error["owner"], error["retryable"], error["request_id"])
+    assert told == (code, kind.owner.value, kind.retryable, answer.header("x-request-id"))
 
 
 def data_of(body: bytes) -> list[str]:

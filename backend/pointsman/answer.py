@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from pointsman import browser, sse
+from pointsman import attempt, browser, sse
 from pointsman.attempt import SLOW_CLIENT, AttemptFailed
 from pointsman.call import Call
-from pointsman.errors import ClientGone, RouterError
+from pointsman.errors import ClientGone, ErrorKind, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import client_error
 from pointsman.surfaces.base import ErrorShape, Surface
@@ -33,6 +33,7 @@ class Wire(Protocol):
     loop: asyncio.AbstractEventLoop
     disconnected: bool  # the client has left
     on_disconnect: Callable[[], None] | None  # called when it does
+    refused: ErrorKind | None  # what the server told the client itself, in the middle of its request
 
     def take(self) -> bytes | None:
         """The request's body, if all of it has come; None: receive it. To be asked once."""
@@ -52,6 +53,7 @@ class AsgiWire:
 
     disconnected = False
     on_disconnect: Callable[[], None] | None = None
+    refused: ErrorKind | None = None
 
     def __init__(self, send: Send) -> None:
         self.loop = asyncio.get_running_loop()
@@ -175,6 +177,15 @@ class Answer:
             async with self._busy:  # never in the middle of a comment
                 self._opener.cancel()
                 self._opener = None
+
+    def leave(self) -> None:
+        """Note that the client has left, or that the server has refused the rest of its request."""
+        refused, exchange = self._wire.refused, self.exchange
+        exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
+        if refused is not None:
+            exchange.end, exchange.status = attempt.REJECTED, refused.status
+            exchange.error_code = refused.code
+        self.drop()
 
     def drop(self) -> None:
         """Forget the client, who has left or does not read."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from pointsman.errors import ErrorKind
+
 _STATUS = {code: line[:-2] for code, line in STATUS_LINE.items()}
 
 
@@ -24,6 +26,7 @@ class Cycle(RequestResponseCycle):
     loop: asyncio.AbstractEventLoop
     on_disconnect: Callable[[], None] | None = None
     linger: Callable[[], None] | None = None  # closes where the client is still sending its body
+    refused: ErrorKind | None = None  # what the server told the client itself, in the middle of its request
     _head = b""
 
     def take(self) -> bytes | None:
@@ -43,7 +46,8 @@ class Cycle(RequestResponseCycle):
     def abort(self) -> None:
         """Close the connection without ending the answer."""
         self.disconnected = True  # else uvicorn logs that the answer was not ended
-        self.transport.abort()
+        if self.refused is None:  # else the client has yet to read that
+            self.transport.abort()
 
     def begin(self, status: int, lines: bytes, length: int | None, *, close: bool = False) -> None:
         """Take status and headers of the answer; they leave with its first bytes.

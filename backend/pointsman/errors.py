@@ -101,6 +101,7 @@ SEVERAL_WORKERS = ErrorKind(
     "This would reach one of several worker processes; change the settings and reload instead.",
 )
 BODY_TOO_LARGE = ErrorKind("body_too_large", 413, _C, False, "The body is larger than this route takes.")
+REQUEST_TIMEOUT = ErrorKind("request_timeout", 408, _C, True, "The request took too long to arrive.")
 URL_TOO_LONG = ErrorKind("url_too_long", 414, _C, False, "The URL is longer than 8 KiB.")
 UNSUPPORTED_MEDIA_TYPE = ErrorKind(
     "unsupported_media_type", 415, _C, False, "Send the body as Content-Type: application/json, unencoded."
@@ -120,6 +121,7 @@ ENGINE_MISCONFIGURED = ErrorKind(
     "engine_misconfigured", 502, _R, False, "The engine does not accept the router's calls."
 )
 NO_REPLICA = ErrorKind("no_replica", 503, _R, True, "The model is known, but no replica of it is up.")
+TOO_MANY_CONNECTIONS = ErrorKind("too_many_connections", 503, _R, True, "Too many clients are connected.")
 STORE_AWAY = ErrorKind("store_unavailable", 503, _R, True, "The store does not answer.")
 HISTORY_AWAY = ErrorKind(
     "history_unavailable", 503, _R, True, "What was said before in this session cannot be read now."

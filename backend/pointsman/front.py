@@ -41,6 +41,10 @@ class FrontConfig:
 
     listen: tuple[ListenAddress, ...] = (TcpAddress("0.0.0.0", 8000),)
     keep_alive_s: float = 95.0  # above what callers keep: nginx 60 s, Go 90 s
+    head_s: float = 10.0  # from a request's first byte, or a connection's begin, to the end of its head
+    body_s: float = 30.0  # for a request's body; a larger one must go on coming at a least pace
+    send_s: float = 30.0  # for a client to take what it was sent, the last bytes of an answer too
+    max_connections: int = 4096  # per worker; who comes beyond is told 503
     grace_s: float = 5.0  # from not ready to no longer accepting, so that load balancers notice
     drain_s: float = 120.0  # for running answers to finish
     stream_error_termination: StreamErrorTermination = StreamErrorTermination.CLEAN

@@ -11,6 +11,7 @@ from pathlib import Path
 from pointsman.access import AccessConfig, ForwardedHeader
 from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
+from pointsman.front_knobs import CLIENTS
 from pointsman.health import HealthConfig
 from pointsman.knob import Knob, section
 from pointsman.limit_knobs import LIMITS, MEMORY, RATE_LIMIT, STORE
@@ -209,7 +210,7 @@ _UPSTREAM = (
 )
 
 GROUPS: dict[str, tuple[Knob, ...]] = {
-    "HTTP front": _FRONT,
+    "HTTP front": (*_FRONT, *CLIENTS),
     "Who may come in": _ACCESS,
     "API keys": _KEYS,
     "Limits of callers": LIMITS,

@@ -113,8 +113,7 @@ class Plane:
                 raise attempt.shutting_down()
             await self._run(match, scope, headers, exchange, answer, watch, body, wire, caller)
         except ClientGone:
-            exchange.end, exchange.status = attempt.CLIENT_ABORT, 499
-            answer.drop()
+            answer.leave()
         except asyncio.CancelledError:
             exchange.end = attempt.CANCELLED
             raise

@@ -5,74 +5,53 @@ version: `tests/unit/test_protocol.py` names each private attribute that is used
 """
 
 import asyncio
-import math
-import re
-import socket
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from pointsman.client import ClientConnection
 from pointsman.cycle import Cycle
-from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG, ErrorKind
-from pointsman.plane import EXTENSION, request_id
-from pointsman.refusal import refusal
-from pointsman.sockets import readable
+from pointsman.errors import BAD_REQUEST, HEADERS_TOO_LARGE, URL_TOO_LONG
+from pointsman.pace import Phase
+from pointsman.plane import EXTENSION
+from pointsman.refusal import (
+    HEAD_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    HOST,
+    URL_BYTES_MAX,
+    Refused,
+    check_head,
+)
 from pointsman.upgrade import body_parser, framing
 
-HEADERS_MAX = 100
-HEADER_BYTES_MAX = 32 * 1024
-URL_BYTES_MAX = 8 * 1024
-_HEAD_BYTES_MAX = HEADER_BYTES_MAX + URL_BYTES_MAX + 1024  # unparsed bytes before the headers are complete
-_LINGER_S = 2.0  # for a client that is still sending to read the answer
-_FRESH_S = 2.0  # for who has just connected to ask, when the server ends
 _FRAMING_MAX = 10  # bytes on the wire per byte of body: a client may send chunks of one byte
 _WATCHED = frozenset((b"host", b"transfer-encoding", b"expect"))
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
-
-
-class Refused(Exception):
-    """Raised within the parser: the request is not taken."""
-
-    def __init__(self, kind: ErrorKind, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-        self.why = why
 
 
 class Pipelined(Exception):
     """Raised within the parser: a second message began while the first is being answered."""
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(ClientConnection):
     """uvicorn's httptools protocol with header limits, one Host, no trailers, no pipelining and our cycle."""
 
-    cycle: Cycle | None  # type: ignore[assignment] # uvicorn says it is always there
     _head_done = False
-    _fed_bytes = 0  # of the current message, as they came
-    _body_bytes = 0  # of them, body
-    _deaf = False  # nothing more is read from this connection
     _skips_body = False  # the parser takes the body for another protocol
-    _idle_since = math.inf  # loop's time of the last answer's end; infinite while a request is on its way
-    _fresh_until = 0.0  # loop's time
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.access_log = False  # one line per request is enough, and it is ours
-        self._fresh_until = self.loop.time() + _FRESH_S
-        if self.client is None and transport.get_extra_info("socket").family != socket.AF_UNIX:
-            self.client = ("", 0)  # gone already; None would mean a unix socket, which is trusted
+    _begun = False  # a message has begun, and has not ended
+    _hosts = _codings = 0  # headers of the current message
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            if self._surplus:
+                self._turn_away(data)
             return
-        self._idle_since = math.inf
         self._fed_bytes += len(data)
         try:
             self.parser.feed_data(data)
-            if self._fed_bytes > _HEAD_BYTES_MAX + _FRAMING_MAX * self._body_bytes:
+            if self._fed_bytes > HEAD_BYTES_MAX + _FRAMING_MAX * self._body_bytes:
                 raise Refused(HEADERS_TOO_LARGE, "head or trailers too large")
         except httptools.HttpParserUpgrade as upgrade:
             self._decline(data[upgrade.args[0] :])
@@ -80,6 +59,10 @@ class Protocol(HttpToolsProtocol):
             self._stop(error.__context__)
         except (httptools.HttpParserError, Refused) as error:
             self._stop(error)
+        if self._begun and not self._deaf:
+            phase = Phase.BODY if self._head_done else Phase.HEAD
+            if self.pace.phase is not phase:
+                self.pace.expect(phase)
 
     def on_message_begin(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -87,9 +70,9 @@ class Protocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._begun = True
         self._head_done = False
-        self._hosts = 0
-        self._codings = 0
+        self._hosts = self._codings = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -109,12 +92,9 @@ class Protocol(HttpToolsProtocol):
         parser, headers = self.parser, self.headers
         version = parser.get_http_version()
         old = version == "1.0"
-        if len(headers) > HEADERS_MAX or (self._fed_bytes > HEADER_BYTES_MAX and _too_large(headers)):
-            raise Refused(HEADERS_TOO_LARGE, "headers too large")
-        if self._hosts != 1 and (self._hosts or not old):
-            raise Refused(BAD_REQUEST, "a request needs exactly one Host")
-        if self._codings > (0 if old else 1):
-            raise Refused(BAD_REQUEST, "a transfer coding too many")
+        large = len(headers) > HEADERS_MAX or self._fed_bytes > HEADER_BYTES_MAX
+        if large or old or self._hosts != 1 or self._codings:  # not so for nearly all heads
+            check_head(headers, self._fed_bytes, self._hosts, self._codings, old=old)
         self._skips_body = parser.should_upgrade() and bool(framing(headers))
         leaving = getattr(self.server_state, "leaving", False)  # under uvicorn's own server there is none
         keep_alive = not old and not leaving and parser.should_keep_alive()
@@ -137,63 +117,26 @@ class Protocol(HttpToolsProtocol):
         if not cycle.response_complete:
             cycle.more_body = False
             cycle.message_event.set()
-        self._head_done = False
+            if self.flow.read_paused:
+                self.flow.resume_reading()  # else nobody would notice the client leave
+        self._head_done = self._begun = False
         self._fed_bytes = self._body_bytes = 0
+        self.pace.phase = Phase.BUSY
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
         if self.flow.read_paused:
             self.flow.resume_reading()
-        if self._deaf:
-            return
-        self._idle_since = self.loop.time()
-        if self.timeout_keep_alive_task is None:
-            self._await_next(self.timeout_keep_alive)
-
-    def _linger(self) -> None:
-        """Half-close, and drop what still comes of the body until the client has read the answer.
-
-        Closing with bytes unread would reset the connection, and the answer may be lost with it: nginx, for
-        one, then finds that it cannot write, and tells its client 502.
-        """
-        self._deaf = True
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER_S, self.transport.close)
-
-    def eof_received(self) -> None:
-        self._tell_gone()  # a half-closed client counts as gone, even while it still has to read
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tell_gone()
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-
-    def leave(self) -> None:
-        """The server begins to end: an answer that has not begun is told to be this connection's last."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
-
-    def shutdown(self) -> None:
-        """Close if nothing is on its way; the server asks again and again while it ends.
-
-        What has come already is answered, for to close with bytes unread would reset the connection; and who
-        has just connected is about to ask.
-        """
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.keep_alive = False
-        elif not (self._fed_bytes or self.transport.is_closing() or readable(self.transport)) and (
-            cycle is not None or self.loop.time() >= self._fresh_until
-        ):
-            self.transport.close()
+        if self.transport.is_closing():
+            self._close()
+        elif not (self._deaf or self.flow.write_paused):
+            self.pace.idle()
 
     def _heed(self, name: bytes, value: bytes) -> None:
         """Look at a header that says how the message is to be read."""
         if name == b"host":
             self._hosts += 1
-            if not _HOST.fullmatch(value):
+            if not HOST.fullmatch(value):
                 raise Refused(BAD_REQUEST, "bad Host")
         elif name == b"transfer-encoding":
             self._codings += 1
@@ -248,20 +191,6 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def _await_next(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self._look_whether_idle)
-
-    def _look_whether_idle(self) -> None:
-        """Close the connection that was idle for long; one timer serves many requests."""
-        self.timeout_keep_alive_task = None
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left == math.inf or self.transport.is_closing():
-            return  # a request is on its way; the end of its answer sets the timer anew
-        if left > 0:
-            self._await_next(left)
-        else:
-            self.transport.close()
-
     def _should_upgrade(self) -> bool:
         return False
 
@@ -286,34 +215,3 @@ class Protocol(HttpToolsProtocol):
         """Read no more: the body is whole, and what follows is nobody's."""
         self.on_message_complete()
         self._deaf = True
-
-    def _tell_gone(self) -> None:
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.gone()
-
-    def _stop(self, cause: BaseException | None) -> None:
-        """Read no more from this connection: let a running answer end, or refuse at once."""
-        self._deaf = True
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:
-                # What follows a message that is being answered is not read: the client must ask again on a
-                # new connection (RFC 9112 9.3.2), and this one closes when the answer is whole.
-                cycle.keep_alive = False
-                return
-            if cycle.response_started:
-                self.transport.close()
-                return
-            cycle.gone()  # its body turned out to be malformed: nobody is to answer it any more
-        kind = cause.kind if isinstance(cause, Refused) else BAD_REQUEST
-        self._refuse(kind, cause.why if isinstance(cause, Refused) else None)
-
-    def _refuse(self, kind: ErrorKind, why: str | None) -> None:
-        own_id = request_id(dict(self.headers or ()).get(b"x-request-id"))
-        self.transport.write(refusal(kind, why, own_id))
-        self.transport.close()
-
-
-def _too_large(headers: list[tuple[bytes, bytes]]) -> bool:
-    return sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES_MAX

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from pointsman.door import Door
 from pointsman.front import FrontConfig
 from pointsman.protocol import Protocol
 from pointsman.sockets import listen, shown
@@ -144,10 +145,20 @@ class Server(uvicorn.Server):
         return [one for one in self._state.connections if isinstance(one, Protocol)]
 
 
-def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
+class Config(uvicorn.Config):
+    """uvicorn's configuration, with what our protocol looks for in it."""
+
+    def __init__(self, app: Any, front: FrontConfig, **more: Any) -> None:
+        super().__init__(app, **more)
+        self.front = front
+        self.door = Door(front.max_connections)
+
+
+def config_for(app: Any, front: FrontConfig) -> Config:
     """uvicorn's configuration; also for other runners of our protocol."""
-    return uvicorn.Config(
+    return Config(
         app,
+        front,
         http=Protocol,
         loop=LOOP,
         ws="none",
@@ -156,7 +167,6 @@ def config_for(app: Any, front: FrontConfig) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=int(front.keep_alive_s),
     )
 
 

@@ -225,6 +225,10 @@ def _front(values: Mapping[str, Any]) -> FrontConfig:
     return FrontConfig(
         listen=values["LISTEN"] or (TcpAddress(values["HOST"], values["PORT"]),),
         keep_alive_s=values["KEEP_ALIVE_S"],
+        head_s=values["REQUEST_HEAD_S"],
+        body_s=values["REQUEST_BODY_S"],
+        send_s=values["TIMEOUT__SEND_S"],
+        max_connections=values["MAX_CONNECTIONS"],
         grace_s=values["GRACE_S"],
         drain_s=values["DRAIN_S"],
         stream_error_termination=values["STREAM_ERROR_TERMINATION"],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from processes import Emulator, Router, wait_for
-from wire import KINDS, TGI, VLLM, Client, Incoming, call, check_stream, outcome, request
+from wire import TGI, VLLM, Client, call, check_refusal, check_stream, outcome, request
 
 _BODY = json.dumps({"inputs": "Hello", "parameters": {"max_new_tokens": 3}}).encode()
 _HEAD = b"POST /generate HTTP/1.1\r\nhost: router\r\ncontent-type: application/json\r\n"
@@ -95,16 +95,6 @@ def _alive(router: Router) -> Iterator[None]:
     yield
     assert call(router.port, request("GET", "/live")).status == 200
     assert '"level":"ERROR"' not in router.output()
-
-
-def check_refusal(answer: Incoming, status: int, code: str) -> None:
-    assert (answer.status, answer.ended, answer.rest) == (status, True, b"")
-    assert answer.header("connection") == "close"
-    assert answer.header("x-process-time")
-    error = answer.json()["error"]
-    kind = KINDS[code]
-    told = (error["code"], error["owner"], error["retryable"], error["request_id"])
-    assert told == (code, kind.owner.value, kind.retryable, answer.header("x-request-id"))
 
 
 @pytest.mark.parametrize("name", REFUSED)

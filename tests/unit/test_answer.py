@@ -19,6 +19,7 @@ from pointsman.errors import (
     INVALID_PARAMETER,
     NO_REPLICA,
     ClientGone,
+    ErrorKind,
     RouterError,
 )
 from pointsman.exchange import AttemptRecord, Exchange
@@ -43,6 +44,7 @@ class Wire:
 
     disconnected = False
     on_disconnect: Callable[[], None] | None = None
+    refused: ErrorKind | None = None
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

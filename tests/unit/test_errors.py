@@ -9,7 +9,7 @@ from pointsman import errors
 from pointsman.errors import ALL_KINDS, ErrorKind, Owner, RouterError
 
 # reliability.md section 10
-STATUSES = {400, 401, 403, 404, 405, 409, 413, 414, 415, 422, 429, 431, 500, 502, 503, 504}
+STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 429, 431, 500, 502, 503, 504}
 
 
 def test_codes_are_unique_and_stable_in_form() -> None:
@@ -23,7 +23,7 @@ def test_a_kind_is_consistent(kind: ErrorKind) -> None:
     """Status, owner and retryability agree, and the sentence is finished."""
     assert kind.status in STATUSES
     assert (kind.owner in {Owner.CLIENT, Owner.POLICY}) == (kind.status < 500)
-    assert not (kind.status < 500 and kind.retryable and kind.status != 429)
+    assert not (kind.status < 500 and kind.retryable and kind.status not in {408, 429})
     assert kind.message.endswith((".", "bug."))
     assert kind.message[0].isupper()
     assert not re.search(r"[{}%]|\\n|None", kind.message)

@@ -20,7 +20,15 @@ from pointsman.access import AccessConfig
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Timeouts
 from pointsman.conversation import Run
-from pointsman.errors import INTERNAL, INVALID_PARAMETER, NO_REPLICA, TOTAL_TIMEOUT, ClientGone, RouterError
+from pointsman.errors import (
+    INTERNAL,
+    INVALID_PARAMETER,
+    NO_REPLICA,
+    TOTAL_TIMEOUT,
+    ClientGone,
+    ErrorKind,
+    RouterError,
+)
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.guard import Guard
@@ -76,6 +84,7 @@ class Wire:
     """Our server's end of a request whose body has come; keeps what was done to it, in order."""
 
     on_disconnect: Callable[[], None] | None = None
+    refused: ErrorKind | None = None
 
     def __init__(self, body: bytes | None) -> None:
         self.loop = asyncio.get_running_loop()

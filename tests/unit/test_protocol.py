@@ -12,11 +12,10 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from pointsman import cycle, protocol
+from pointsman import client, cycle, protocol
 
 # uvicorn promises none of these names: each is used in protocol.py, and each release must be looked at.
 PROTOCOL_METHODS = {
-    "_unset_keepalive_if_required": ["self"],
     "connection_lost": ["self", "exc"],
     "connection_made": ["self", "transport"],
     "data_received": ["self", "data"],
@@ -28,11 +27,14 @@ PROTOCOL_METHODS = {
     "on_message_complete": ["self"],
     "on_response_complete": ["self"],
     "on_url": ["self", "url"],
+    "pause_writing": ["self"],
+    "resume_writing": ["self"],
+    "shutdown": ["self"],
 }
 PROTOCOL_ATTRIBUTES = {
-    "access_log", "access_logger", "app", "app_state", "asgi_version", "client", "connections", "cycle",
-    "expect_100_continue", "flow", "headers", "logger", "loop", "parser", "root_path", "scheme", "scope",
-    "server", "server_state", "tasks", "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
+    "access_log", "access_logger", "app", "app_state", "asgi_version", "client", "config", "connections",
+    "cycle", "expect_100_continue", "flow", "headers", "logger", "loop", "parser", "root_path", "scheme",
+    "scope", "server", "server_state", "tasks", "transport", "url",
 }  # fmt: skip
 CYCLE_ATTRIBUTES = {
     "chunked_encoding", "default_headers", "disconnected", "expected_content_length", "flow", "keep_alive",
@@ -55,12 +57,13 @@ async def fresh_protocol() -> HttpToolsProtocol:
     return made
 
 
-def attributes_of(class_name: str) -> set[str]:
-    """Names that a class of protocol.py or cycle.py uses on itself and does not define."""
-    tree = ast.parse(inspect.getsource(protocol) + inspect.getsource(cycle))
-    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+def attributes_of(*class_names: str) -> set[str]:
+    """Names that classes of ours use on themselves and do not define."""
+    tree = ast.parse("".join(inspect.getsource(module) for module in (protocol, client, cycle)))
+    nodes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in class_names]
+    assert len(nodes) == len(class_names)
     used, own = set(), set()
-    for part in ast.walk(node):
+    for part in (part for node in nodes for part in ast.walk(node)):
         if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
             own.add(part.name)
         elif isinstance(part, ast.AnnAssign | ast.Assign):
@@ -112,6 +115,6 @@ async def test_uvicorns_cycle_has_every_name_that_we_use() -> None:
 
 def test_no_name_is_used_that_is_not_listed_here() -> None:
     """Whoever uses a further attribute of uvicorn has to name it above."""
-    own = {"_codings", "_header_bytes", "_hosts"}  # set at the begin of each message
-    assert attributes_of("Protocol") <= PROTOCOL_ATTRIBUTES | set(PROTOCOL_METHODS) | own
+    own = {"pace", "_door"}  # set when the connection is made
+    assert attributes_of("Protocol", "ClientConnection") <= PROTOCOL_ATTRIBUTES | set(PROTOCOL_METHODS) | own
     assert attributes_of("Cycle") <= CYCLE_ATTRIBUTES | set(CYCLE_METHODS)

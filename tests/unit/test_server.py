@@ -25,7 +25,7 @@ def test_the_servers_configuration_trusts_nobody() -> None:
         False,
         "none",
     )
-    assert config.timeout_keep_alive == 95
+    assert config.front.keep_alive_s == 95
 
 
 def test_all_addresses_are_bound_or_none() -> None:

@@ -17,7 +17,7 @@ from pointsman.body import Body, check_media_type
 from pointsman.call import Operation
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
-from pointsman.errors import ENGINE_CUT, RouterError
+from pointsman.errors import ENGINE_CUT, ErrorKind, RouterError
 from pointsman.guard import Guard
 from pointsman.keys import Need
 from pointsman.plane import EXTENSION, Plane
@@ -39,6 +39,7 @@ class Collected:
         self.loop = asyncio.get_running_loop()
         self.disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
+        self.refused: ErrorKind | None = None
         self._asked: bytes | None = body
         self._told: list[bytes] = []
         self._lines: list[bytes] = []
