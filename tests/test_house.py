@@ -74,7 +74,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
     **dict.fromkeys(("guarded",), 3),
-    **dict.fromkeys(("events", "membership"), 2),
+    **dict.fromkeys(("census", "events", "membership"), 2),
     **dict.fromkeys(("egress",), 1),
     **dict.fromkeys(("cache", "families", "history", "outliers", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(

@@ -143,6 +143,7 @@ class Router(FastAPI):
                 yield
         finally:
             keeper.cancel()
+            await parts.census.close()
             parts.pools.close()
             parts.access_log.close()
             sink.close()

@@ -62,7 +62,7 @@ class Edition:
             self.guard,
             self.limiter,
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
-            (parts.metrics.observe, parts.recent.observe, parts.usage.observe, parts.access_log.observe),
+            (parts.metrics.observe, parts.census.observe, parts.usage.observe, parts.access_log.observe),
             parts.running,
         )
         self.api = FastAPI(
@@ -87,8 +87,7 @@ class Edition:
         rate_limited = settings.surface_limits[LlmService.name].enabled
         sources = plg.Sources(
             registry,
-            parts.sessions,
-            parts.recent,
+            parts.census,
             LoadReader(settings.upstream.tls),
             parts.availability,
             settings.gpu_metrics_url,
@@ -115,6 +114,6 @@ def _routes(settings: Settings, parts: Parts) -> Routes:
         settings.llm_service,
         settings.security.max_prompt_chars,
         settings.plg,
-        parts.sessions,
+        parts.census,
         remembers=settings.chat_history.enabled,
     )

@@ -8,6 +8,7 @@ from random import Random
 
 from pointsman.availability import Availability
 from pointsman.cache import ResponseCache
+from pointsman.census import Census
 from pointsman.events import Events
 from pointsman.forward import Forwarder
 from pointsman.kept import Kept
@@ -25,6 +26,7 @@ from pointsman.single_flight import SingleFlight
 from pointsman.store import make as make_store
 from pointsman.store.fallback import Local, Share
 from pointsman.store.memory import MemoryStore
+from pointsman.store.tally import Tallies
 from pointsman.upstream import Pools
 from pointsman.usage import Usage
 
@@ -41,6 +43,8 @@ class Parts:
         self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
         self.metrics = Metrics(self.registry, Routes().templates)
         self.store = make_store(settings.store, settings.memory)
+        shared = self.store if isinstance(self.store, Tallies) else None
+        self.census = Census(self.sessions, self.recent, shared)
         self.share = Share(MemoryStore(settings.memory), 1)  # of the limits, where nothing is shared
         self.counter: Counter = self.share if settings.store.in_memory else Local(self.store, self.share)
         self.cache = ResponseCache(self.store, settings.answer_cache.of_cache)
@@ -54,4 +58,5 @@ class Parts:
     @property
     def tables(self) -> dict[str, int]:
         """Entries of the tables that callers fill, by name."""
-        return {**self.store.sizes(), **self.share.sizes(), "usage": len(self.usage)}
+        own = {"usage": len(self.usage), "sessions": len(self.sessions), "census": len(self.census)}
+        return {**self.store.sizes(), **self.share.sizes(), **own}

@@ -30,6 +30,14 @@ class Figures:
         return self.seconds / good if good else 0.0
 
 
+def count_of(exchange: Exchange) -> Figures:
+    """What one exchange counts for."""
+    end = exchange.end
+    if exchange.status >= 500 or (end is not OK and end.verdict in _FAULTS):
+        return Figures(1, 1)
+    return Figures(1, 0, exchange.ended_at - exchange.started_at)
+
+
 class Recent:
     """Counts of the last 24 hours. An error is what the client is not to blame for."""
 
@@ -38,16 +46,14 @@ class Recent:
 
     def observe(self, exchange: Exchange) -> None:
         """Take an exchange that ended; to be called once for each."""
+        count = count_of(exchange)
         minute = int(exchange.ended_at // 60)
         slot = self._ring[minute % _MINUTES]
         if slot[0] != minute:
             slot[:] = (minute, 0, 0, 0.0)
-        slot[1] += 1
-        end = exchange.end
-        if exchange.status >= 500 or (end is not OK and end.verdict in _FAULTS):
-            slot[2] += 1
-        else:
-            slot[3] += exchange.ended_at - exchange.started_at
+        slot[1] += count.requests
+        slot[2] += count.errors
+        slot[3] += count.seconds
 
     def figures(self, now: float, window_s: float = DAY_S) -> Figures:
         """Those of the last minutes, the one that runs among them. `now` is in monotonic seconds."""

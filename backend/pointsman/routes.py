@@ -13,13 +13,12 @@ from pointsman.screening import SecurityConfig
 from pointsman.services.summary import Summary
 from pointsman.services.tasks import Tasks
 from pointsman.services.title import Title
-from pointsman.sessions import Sessions
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import ErrorShape, Surface
 from pointsman.surfaces.distilgpt2 import DistilGpt2
 from pointsman.surfaces.llm_service import LlmService, LlmServiceConfig
 from pointsman.surfaces.openai import OpenAI
-from pointsman.surfaces.plg import DEFAULTS, Plg, PlgConfig
+from pointsman.surfaces.plg import DEFAULTS, Ear, Plg, PlgConfig
 from pointsman.surfaces.tgi import Tgi
 from pointsman.surfaces.undecided import Undecided
 
@@ -66,14 +65,14 @@ class Routes:
         llm_service: LlmServiceConfig | None = None,
         max_prompt_chars: int = SecurityConfig().max_prompt_chars,
         plg: PlgConfig = DEFAULTS,
-        sessions: Sessions | None = None,
+        ear: Ear | None = None,
         *,
         remembers: bool = False,
     ) -> None:
         table = (
             *_table(media_hosts),
             *_llm_service(llm_service, max_prompt_chars, remembers),
-            *_plg(plg, sessions),
+            *_plg(plg, ear),
         )
         self.table = tuple(
             replace(route, need=need_of(route.guard_class, route.need, needs)) for route in table
@@ -153,9 +152,9 @@ def _llm_service(config: LlmServiceConfig | None, max_chars: int, remembers: boo
     return table
 
 
-def _plg(config: PlgConfig, sessions: Sessions | None) -> list[Route]:
+def _plg(config: PlgConfig, ear: Ear | None) -> list[Route]:
     plain: list[tuple[str, Surface]] = [
-        ("/api/chat/stream", Plg(config, sessions)),
+        ("/api/chat/stream", Plg(config, ear)),
         ("/api/tasks/extract", Tasks(config)),
         ("/api/summarization/summarize", Summary(config)),
         ("/api/title/generate", Title(config)),

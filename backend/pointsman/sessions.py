@@ -1,10 +1,15 @@
-"""How many conversations went on lately. In memory, per worker process; no name of a session is kept."""
+"""How many conversations this worker process heard of lately. No name of a session is kept."""
 
 from collections import OrderedDict
 from hashlib import blake2b
 
 WINDOW_S = 1800.0
 _KEPT = 65_536  # sessions; beyond, the one that has been silent longest is forgotten
+
+
+def digest_of(name: str) -> bytes:
+    """What stands for a session: 16 bytes."""
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Sessions:
@@ -14,13 +19,17 @@ class Sessions:
         self._most = most
         self._heard: OrderedDict[bytes, float] = OrderedDict()
 
-    def note(self, name: str, now: float) -> None:
-        """Something was said in a session."""
-        digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    def note(self, name: str, now: float) -> bytes:
+        """Something was said in a session; what stands for it."""
+        digest = digest_of(name)
         self._heard[digest] = now
         self._heard.move_to_end(digest)
         if len(self._heard) > self._most:
             self._heard.popitem(last=False)
+        return digest
 
     def active(self, now: float) -> int:
         """How many were heard of in the last 30 minutes."""

@@ -1,6 +1,7 @@
 """Seed 004's `/api/health`, `/api/metrics` and `/ping` (`contracts/seeds.md` 5.1 and 5.5).
 
-They tell of the model that answers its chat. Counts are those of this worker process and of the engines.
+They tell of the model that answers its chat. Sessions and requests are counted over all workers that share a
+store, else by this worker process; running and waiting requests are the engines'.
 """
 
 import time
@@ -10,17 +11,15 @@ from time import monotonic
 from fastapi import APIRouter
 
 from pointsman.availability import Availability
+from pointsman.census import WINDOW_S, Census
 from pointsman.control.catalog import stamp
 from pointsman.control.footprint import Footprint
 from pointsman.gauges import Load, total
 from pointsman.load import LoadReader
-from pointsman.recent import Recent
 from pointsman.registry import Model, Registry
 from pointsman.replica import State
-from pointsman.sessions import Sessions
 from pointsman.surfaces.plg import Plg
 
-WINDOW_S = 3600
 _GB = 1 << 30
 # How exporters call the memory in use on a GPU, and in which unit: NVIDIA's DCGM, nvidia_gpu_exporter.
 _GPU_GAUGES = ((b"DCGM_FI_DEV_FB_USED", 1 << 20), (b"nvidia_smi_memory_used_bytes", 1))
@@ -69,8 +68,7 @@ class Sources:
     """What the figures are taken from."""
 
     registry: Registry
-    sessions: Sessions
-    recent: Recent
+    census: Census
     loads: LoadReader
     availability: Availability
     gpu_metrics_url: str | None
@@ -91,17 +89,19 @@ def router(sources: Sources) -> APIRouter:
         model = chat_model(sources.registry)
         replicas = [] if model is None else model.pool
         load = await sources.loads.read([one for one in replicas if one.health.state is State.UP])
-        return _health(sources, model, load, monotonic())
+        now = monotonic()
+        counted = await sources.census.read(now)
+        return _health(sources, model, load, counted.sessions, now)
 
-    @routes.get("/api/metrics", summary="Figures of this worker process")
+    @routes.get("/api/metrics", summary="Figures of all workers that share a store")
     async def metrics() -> Metrics:
         now = monotonic()
-        lately = sources.recent.figures(now, WINDOW_S)
+        counted = await sources.census.read(now)
         return Metrics(
-            active_sessions=sources.sessions.active(now),
-            total_requests_24h=sources.recent.figures(now).requests,
-            average_response_time=round(lately.mean_s, 3),
-            error_rate=round(lately.error_rate, 4),
+            active_sessions=counted.sessions,
+            total_requests_24h=counted.day.requests,
+            average_response_time=round(counted.hour.mean_s, 3),
+            error_rate=round(counted.hour.error_rate, 4),
             uptime=round(sources.availability.percent(now), 2),
             window_s=WINDOW_S,
             resource_usage=ResourceUsage(
@@ -119,12 +119,12 @@ def chat_model(registry: Registry) -> Model | None:
     return registry.default(lambda model: True, Plg.name, chat=True)
 
 
-def _health(sources: Sources, model: Model | None, load: Load, now: float) -> Health:
+def _health(sources: Sources, model: Model | None, load: Load, sessions: int, now: float) -> Health:
     well = model is not None and model.available
     return Health(
         status="healthy" if well else "unhealthy",
         vllm_healthy=well,
-        active_sessions=sources.sessions.active(now),
+        active_sessions=sessions,
         uptime=round(now - sources.started_at, 3),
         vllm_running_requests=load.running,
         vllm_waiting_requests=load.waiting,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pointsman.gcra import remaining
@@ -36,6 +36,7 @@ from pointsman.store.scripts import (
     WRITE,
     Script,
 )
+from pointsman.store.tally import TALLY, Count, Totals, read, words
 
 _CLOSE_S = 1.0  # longest wait at the end for what was given back
 _DROPPED = 1000  # keys in one step
@@ -130,6 +131,10 @@ class RedisStore:
             case [int() as entries, int() as size]:
                 return Size(entries, size)
         raise _nonsense()
+
+    async def tally(self, heard: Iterable[bytes], count: Count) -> Totals:
+        keys = [f"{self._prefix}tally:sessions", f"{self._prefix}tally:minutes"]
+        return read(await self._link.run(TALLY, keys, [self._now(), *words(heard, count)]))
 
     def sizes(self) -> dict[str, int]:
         return {"connections": self._link.open, "returns": len(self._returns)}

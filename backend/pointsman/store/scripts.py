@@ -35,7 +35,7 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-_CLOCK = """
+CLOCK = """
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.call('TIME')
@@ -69,7 +69,7 @@ end
 # for each take interval, depth and cost, for each hold limit, id and ttl; times in seconds.
 # Answer: number of the key that refuses (0: allowed), 1 if the nonce was seen, the wait, each take's ahead_s.
 SETTLE = Script(
-    _CLOCK
+    CLOCK
     + _RATE
     + """
 local takes, holds, once_ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -116,7 +116,7 @@ return answer
 
 # KEYS: takes, holds. ARGV: now, number of takes, then for each take interval and cost, for each hold its id.
 GIVE_BACK = Script(
-    _CLOCK
+    CLOCK
     + _RATE
     + """
 local takes = tonumber(ARGV[2])
@@ -132,7 +132,7 @@ return redis.status_reply('OK')
 # A shelf is an index of three keys beside its values: uses and ends (sorted sets of names by last use and by
 # end of life), sizes (a hash, whose field '' is their sum). ARGV[2] is what the keys of values begin with.
 _SHELF = (
-    _CLOCK
+    CLOCK
     + """
 local uses, ends, sizes, stem = KEYS[1], KEYS[2], KEYS[3], ARGV[2]
 local function score(number) return string.format('%.17g', number) end

@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 
@@ -19,7 +20,6 @@ from pointsman.errors import RouterError
 from pointsman.generation import Finish, Message, Said, Shape, Wish
 from pointsman.keys import Need
 from pointsman.language import Language, language_named, language_of
-from pointsman.sessions import Sessions
 from pointsman.sse import frame
 from pointsman.surfaces.backend_api import detail_body, detail_frame
 from pointsman.surfaces.base import flag, invalid, model_name, number, text
@@ -64,6 +64,13 @@ class PlgConfig:
 DEFAULTS = PlgConfig()
 
 
+class Ear(Protocol):
+    """Who counts sessions."""
+
+    def note(self, name: str, now: float) -> object:
+        """Something was said in a session. `now` is in monotonic seconds."""
+
+
 class _Turn(msgspec.Struct):
     role: str
     content: str
@@ -84,15 +91,15 @@ class PlgErrors:
 
 
 class Plg(PlgErrors):
-    """The chat. `sessions` hears of each good call."""
+    """The chat. `ear` hears of each good call."""
 
     name = "plg"
     prefers_chat = True
     need = Need.NEVER
 
-    def __init__(self, config: PlgConfig = DEFAULTS, sessions: Sessions | None = None) -> None:
+    def __init__(self, config: PlgConfig = DEFAULTS, ear: Ear | None = None) -> None:
         self._config = config
-        self._sessions = sessions or Sessions()
+        self._ear = ear
 
     def decode(self, operation: Operation, fields: Fields, body: bytes, *, stream: bool) -> Call:
         config = self._config
@@ -126,7 +133,8 @@ class Plg(PlgErrors):
         call = Call(
             Api.PLAIN, Operation.CHAT, model_name(fields), streams, wish=wish, shape=shape, lines=lines
         )
-        self._sessions.note(session, monotonic())
+        if self._ear is not None:
+            self._ear.note(session, monotonic())
         return call
 
 
