@@ -24,6 +24,8 @@ FLOORS = {
     **dict.fromkeys(("edition", "parts"), 5),
     **dict.fromkeys(
         (
+            "admission_knobs",
+            "ejection_knobs",
             "config_file",
             "front_knobs",
             "key_command",
@@ -67,8 +69,9 @@ FLOORS = {
     ),
     **dict.fromkeys(
         (
-            *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits", "load"),
-            *("kept", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream", "watch"),
+            *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits"),
+            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream"),
+            "watch",
         ),
         3,
     ),
@@ -102,6 +105,7 @@ FLOORS = {
             "sse",
             "stops",
             "transcript",
+            "waiting",
         ),
         1,
     ),

@@ -219,7 +219,9 @@ class Answer:
                 if not self.opened:
                     self.opened = True
                     self._begin(200, _STREAM, None)
-                await self.write(sse.comment("waiting for the engine"))
+                place = self.exchange.place
+                told = "waiting for the engine" if place is None else f"queued {place()}"
+                await self.write(sse.comment(told))
             await asyncio.sleep(every_s)
 
     def _begin(

@@ -66,11 +66,22 @@ DEADLINE = End("deadline", Verdict.CANCELLED, Retry.NEVER, errors.TOTAL_TIMEOUT)
 TRUNCATED = End("truncated", _AFTER, Retry.ONCE_OTHER, errors.ENGINE_CUT)
 JUNK = End("junk", _AFTER, Retry.NEVER, errors.ENGINE_JUNK)
 MISFIT = End("misfit", Verdict.SUCCESS, Retry.REPAIR, errors.ANSWER_UNFIT)  # the model's doing
+QUEUE_FULL = End("queue_full", Verdict.OVERLOAD, Retry.NEVER, errors.QUEUE_FULL)
+QUEUE_TIMEOUT = End("queue_timeout", Verdict.OVERLOAD, Retry.NEVER, errors.QUEUE_TIMEOUT)
+BUFFER_FULL = End("buffer_full", Verdict.OVERLOAD, Retry.NEVER, errors.BUFFER_FULL)
 NO_ENDPOINT = End("no_endpoint", _BEFORE, Retry.NEVER, errors.NO_REPLICA)
 BUG = End("bug", _AFTER, Retry.NEVER, errors.INTERNAL)
 
 # In these ways an engine ends that dies while it has a request; they may have other causes too.
 DEADLY = frozenset((RESET_REUSED, RESET_NEW, BAD_GATEWAY, ENGINE_ERROR, TRUNCATED))
+
+# How an exchange ends that was refused before any attempt, or between two of them.
+QUEUE_ENDS = {
+    errors.QUEUE_FULL: QUEUE_FULL,
+    errors.OVER_SHARE: QUEUE_FULL,
+    errors.QUEUE_TIMEOUT: QUEUE_TIMEOUT,
+    errors.BUFFER_FULL: BUFFER_FULL,
+}
 
 ALL_ENDS: tuple[End, ...] = tuple(v for v in globals().values() if isinstance(v, End))
 

@@ -1,26 +1,53 @@
 """A request's body: read whole once its guard has let it in, or drained when it is refused."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from pointsman.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
+from pointsman.errors import BODY_TOO_LARGE, BUFFER_FULL, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
 _DRAIN_S = 2.0
+_RETRY_AFTER_S = 2  # by then a good part of what is held has been answered
+
+
+class Buffer:
+    """How many bytes of bodies are held, of all requests together, and may be at most. Per worker process."""
+
+    __slots__ = ("held", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    def check(self, more: int = 0) -> None:
+        """Check that there is room for so many more.
+
+        Raises:
+            RouterError: BUFFER_FULL.
+        """
+        if self.held + more > self.most:
+            raise RouterError(BUFFER_FULL, retry_after_s=_RETRY_AFTER_S)
 
 
 class Body:
-    """The request's body; remembers whether it was read to its end.
+    """The request's body; remembers whether it was read to its end, and counts it as held until it is freed.
 
-    `take` gives all of it where that has come already.
+    `take` gives all of it where that has come already. `buffer`: where it is counted.
     """
 
     def __init__(
-        self, receive: Receive, headers: dict[bytes, bytes], take: Callable[[], bytes | None] = lambda: None
+        self,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        take: Callable[[], bytes | None] = lambda: None,
+        buffer: Buffer | None = None,
     ) -> None:
+        self._buffer = buffer or Buffer(sys.maxsize)
+        self._held = 0
         self._receive = receive
         self._take = take
         self._headers = headers
@@ -33,23 +60,27 @@ class Body:
         """Read it all.
 
         Raises:
-            RouterError: BODY_TOO_LARGE, with the limit.
+            RouterError: BODY_TOO_LARGE, with the limit; BUFFER_FULL, where other requests hold too much.
             ClientGone: the client left before its end.
         """
         if self._declared > most:
             raise too_large(most)
+        self._buffer.check(self._declared)
         taken = self._take()
         if taken is not None:
             self._begun = self.whole = True
             if len(taken) > most:
                 raise too_large(most)
+            self._hold(len(taken))
             return taken
         message = await self._next()
+        self._hold(len(message))
         if self.whole and len(message) <= most:
             return bytes(message)
         parts, size = [message], len(message)
         while size <= most and not self.whole:
             message = await self._next()
+            self._hold(len(message))
             parts.append(message)
             size += len(message)
         if size > most:
@@ -69,10 +100,20 @@ class Body:
             return False
         return self.whole
 
+    def free(self) -> None:
+        """It is held no longer."""
+        self._buffer.held -= self._held
+        self._held = 0
+
     async def gone(self) -> None:
         """Wait until the client leaves; for servers without our hook."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._buffer.held += size
+        self._buffer.check()
 
     async def _next(self) -> bytes:
         self._begun = True

@@ -61,6 +61,7 @@ class Call(msgspec.Struct, frozen=True):
 class Timeouts:
     """Seconds an exchange may spend in each phase (`reliability.md` section 9)."""
 
+    queue_s: float = 15.0  # for a slot of a replica
     connect_s: float = 2.0
     first_event_s: float = 120.0  # streams: from sending the request to the first event with content
     byte_idle_s: float = 60.0  # between any two bytes of a stream, comments included

@@ -113,18 +113,6 @@ def _due(candidates: list[Replica], now: float) -> list[Replica]:
     return due
 
 
-def choose(model: Model, call: Call, asked: set[Replica], rng: Random, *, again: bool) -> Replica:
-    """The replica that gets a call.
-
-    Raises:
-        RouterError: there is none, and this is why.
-    """
-    candidates = eligible(model, call, asked, again=again)
-    if candidates:
-        return pick(model, candidates, rng)
-    raise none_left(model, call)
-
-
 def none_left(model: Model, call: Call) -> RouterError:
     """Why no replica may take a call."""
     pool = model.pool

@@ -27,6 +27,7 @@ from pointsman.replica import Replica
 from pointsman.retry import Again, Step, Tried, parse_retry_after
 from pointsman.transcript import alternating, as_text
 from pointsman.upstream import ConnectFailed, Pool
+from pointsman.waiting import Priority
 from pointsman.watch import Watch
 
 HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
@@ -65,6 +66,8 @@ class Run(msgspec.Struct):
     timeouts: Timeouts
     tenant: str = ""  # whose history and cache it uses
     takes_kept: bool = False  # the client takes an answer that was given before
+    party: str = ""  # with whom it shares turns where calls wait for a slot
+    priority: Priority = Priority.NORMAL
     tried: Tried = msgspec.field(default_factory=Tried)
     asked: set[Replica] = msgspec.field(default_factory=set)
     step: Step = _FIRST

@@ -64,6 +64,7 @@ class Edition:
             PlaneConfig(settings.max_body_bytes, aborts, settings.security.enable_pii_filter),
             (parts.metrics.observe, parts.census.observe, parts.usage.observe, parts.access_log.observe),
             parts.running,
+            parts.buffer,
         )
         self.api = FastAPI(
             title="Pointsman",

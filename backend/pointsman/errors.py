@@ -88,6 +88,9 @@ KEY_FORBIDDEN = ErrorKind("key_forbidden", 403, _P, False, "Your API key does no
 RATE_LIMITED = ErrorKind(
     "rate_limited", 429, _P, True, "Too many requests, or too many tokens, in too short a time."
 )
+OVER_SHARE = ErrorKind(
+    "over_share", 429, _P, True, "More of your requests wait for this model than your share of its queue."
+)
 ADDRESS_FORBIDDEN = ErrorKind("address_forbidden", 403, _P, False, "Your address may not use this service.")
 ORIGIN_FORBIDDEN = ErrorKind("origin_forbidden", 403, _P, False, "This origin may not use this service.")
 ROUTE_NOT_FOUND = ErrorKind("route_not_found", 404, _C, False, "No such route.")
@@ -127,6 +130,11 @@ HISTORY_AWAY = ErrorKind(
     "history_unavailable", 503, _R, True, "What was said before in this session cannot be read now."
 )
 SHUTTING_DOWN = ErrorKind("shutting_down", 503, _R, True, "The router is shutting down.")
+QUEUE_FULL = ErrorKind("queue_full", 503, _R, True, "As many requests wait for this model as may.")
+QUEUE_TIMEOUT = ErrorKind(
+    "queue_timeout", 503, _R, True, "No replica of the model had room for the request in time."
+)
+BUFFER_FULL = ErrorKind("buffer_full", 503, _R, True, "The router holds as many bytes of requests as it may.")
 ENGINE_OVERLOADED = ErrorKind("engine_overloaded", 503, _E, True, "All replicas of the model are full.")
 FIRST_EVENT_TIMEOUT = ErrorKind(
     "first_event_timeout", 504, _E, True, "The engine sent nothing within the time allowed."

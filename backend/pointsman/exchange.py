@@ -1,5 +1,7 @@
 """The record of one exchange: a client request with its answer, all attempts included."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from pointsman import attempt
@@ -11,9 +13,9 @@ class AttemptRecord(msgspec.Struct):
     replica_id: str
     end: attempt.End
     detail: str = ""
-
-
     model_id: str = ""
+
+
 class Exchange(msgspec.Struct):
     """Facts gathered while a request is served; read once by metrics and log when it ends.
 
@@ -44,6 +46,8 @@ class Exchange(msgspec.Struct):
     completion_tokens: int = 0
     ignored: tuple[str, ...] = ()  # fields of the call that the engine has nothing for
     trimmed: int = 0  # messages that were left out so that the others fit
-    cache: str = ""  # what the response cache did: hit, miss, shared or bypass with a reason; empty: not asked
+    cache: str = ""  # what the response cache did: hit, miss, shared, bypass with a reason; empty: not asked
+    queued_s: float = 0.0  # spent waiting for a slot
+    place: Callable[[], int] | None = None  # in the queue, while it waits there; counted from 1
     mid_event: bool = False  # part of an event too large to hold was sent
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

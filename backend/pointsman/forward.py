@@ -11,13 +11,13 @@ from time import monotonic
 from tenacity import AsyncRetrying, retry_if_exception
 
 from pointsman import attempt
+from pointsman.admission import Admission
 from pointsman.attempt import AttemptFailed, Retry, Verdict
-from pointsman.candidates import choose, eligible
+from pointsman.candidates import reachable
 from pointsman.conversation import Run, converse
 from pointsman.errors import ClientGone, RouterError
 from pointsman.exchange import AttemptRecord
 from pointsman.lengths import Lengths
-from pointsman.registry import Registry
 from pointsman.retry import Again, RetryConfig, Stop, next_step
 from pointsman.upstream import Pools
 
@@ -25,8 +25,8 @@ from pointsman.upstream import Pools
 class Forwarder:
     """Sends calls to replicas; one per worker process."""
 
-    def __init__(self, registry: Registry, pools: Pools, retry: RetryConfig, rng: Random) -> None:
-        self._registry = registry
+    def __init__(self, admission: Admission, pools: Pools, retry: RetryConfig, rng: Random) -> None:
+        self._admission = admission
         self._pools = pools
         self._retry = retry
         self._rng = rng
@@ -78,7 +78,7 @@ class Forwarder:
         if not isinstance(failure, AttemptFailed):
             return False
         now = asyncio.get_running_loop().time()
-        others = len(eligible(run.model, run.call, run.asked, again=False))
+        others = reachable(run.model, run.call, run.asked, again=False)  # one that is busy is waited for
         step = next_step(failure, run.tried, others, self._retry, self._rng.random())
         if isinstance(step, Again):
             run.tried.fresh_used |= failure.end.retry is Retry.FRESH
@@ -100,11 +100,11 @@ class Forwarder:
         if monotonic() >= run.deadline:
             raise run.overtime()  # nothing is asked that nobody waits for
         same = isinstance(run.step, Again) and run.step.same_replica
-        replica = choose(run.model, run.call, run.asked, self._rng, again=same)
+        lease = self._admission.at_once(run, again=same) or await self._admission.wait(run, again=same)
+        replica = lease.replica
         run.asked.add(replica)
         run.tried.attempts += 1
         run.exchange.replica_id = replica.id
-        lease = self._registry.lease(replica)
         end, detail = attempt.BUG, ""
         try:
             with run.watch:
@@ -127,7 +127,7 @@ class Forwarder:
             run.exchange.end = end
             await self._break_off(run, failure)
         finally:
-            lease.close(end)
+            self._admission.release(lease, run, end)
             run.exchange.attempts.append(AttemptRecord(replica.id, end, detail))
 
     async def _break_off(self, run: Run, failure: AttemptFailed) -> None:

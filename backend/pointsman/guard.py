@@ -12,6 +12,7 @@ from pointsman.call import Call
 from pointsman.errors import (
     ADDRESS_FORBIDDEN,
     CONTROL_FIELD,
+    INVALID_PARAMETER,
     KEY_FORBIDDEN,
     KEY_MISSING,
     KEY_WRONG,
@@ -27,6 +28,9 @@ from pointsman.signature import WINDOW_S, Signed, valid
 from pointsman.signature import read as read_signature
 from pointsman.store.base import Ask, Once, Take, digest
 from pointsman.store.memory import MemoryConfig, MemoryStore
+from pointsman.waiting import WEIGHTS, Priority
+
+PRIORITY_HEADER = "X-Pointsman-Priority"
 
 _NO_KEYS = "This route needs an API key, and there is none so far: make one with `pointsman keys create`."
 _FAILURES = Rate(per_minute=10, burst=10)  # wrong keys from one address
@@ -46,6 +50,32 @@ class Caller:
     def tenant(self) -> str:
         """Whose history and cache it uses; callers without a key share one."""
         return "" if self.key is None else self.key.tenant
+
+    @property
+    def party(self) -> str:
+        """With whom it shares turns where calls wait for a slot; without a key its address stands alone."""
+        return self.address if self.key is None else self.key.party
+
+    def priority(self, wanted: bytes | None) -> Priority:
+        """Of a call: that of its key, or what its header wants.
+
+        Raises:
+            RouterError: INVALID_PARAMETER, where it is no class; KEY_FORBIDDEN, where the key is not for it.
+        """
+        usual = Priority.NORMAL if self.key is None else self.key.priority
+        if wanted is None:
+            return usual
+        try:
+            asked = Priority(wanted.strip().decode("latin-1").lower())
+        except ValueError:
+            known = ", ".join(Priority)
+            sentence = f"The header `{PRIORITY_HEADER}` must be one of {known}."
+            raise RouterError(INVALID_PARAMETER, sentence, param=PRIORITY_HEADER) from None
+        trusted = self.key is not None and Scope.TRUSTED in self.key.scopes
+        if WEIGHTS[asked] > WEIGHTS[usual] and not trusted:
+            sentence = f"`{PRIORITY_HEADER}: {asked}` needs a key that may have it, or the scope trusted."
+            raise RouterError(KEY_FORBIDDEN, sentence, param=PRIORITY_HEADER)
+        return asked
 
 
 class Guard:

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from pointsman.keyring import Entry, File, read_file
-from pointsman.keys import PREFIX, Scope, digest_of
+from pointsman.keys import DEFAULT_TENANT, PREFIX, Scope, digest_of
+from pointsman.waiting import Priority
 
 _SPAN = re.compile(r"([1-9][0-9]{0,4})([dh])")
 _FAILED = 1
@@ -30,7 +31,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     create.add_argument("--tokens-per-minute", type=_limit, metavar="N")
     create.add_argument("--concurrency", type=int, metavar="N")
     create.add_argument("--expires", type=_expiry, metavar="30d", help="days or hours from now: 30d, 12h")
-    create.add_argument("--tenant", default="default")
+    create.add_argument("--tenant", default=DEFAULT_TENANT)
+    create.add_argument(
+        "--priority", choices=list(Priority), type=Priority, default=Priority.NORMAL, help="where calls wait"
+    )
     create.add_argument("--note", default="")
     create.add_argument("--sign", action="store_true", help="a key that signs requests and never travels")
     actions.add_parser("list", help="show the keys, not their secrets")
@@ -72,6 +76,7 @@ def _create(asked: argparse.Namespace, held: File) -> list[str]:
         concurrency=asked.concurrency,
         expires=asked.expires,
         tenant=asked.tenant,
+        priority=asked.priority,
         note=asked.note,
         secret=signing,
     )
@@ -103,6 +108,7 @@ def _line(entry: Entry) -> str:
         "signs" if entry.secret else "bearer",
         ",".join(entry.scopes),
         f"tenant {entry.tenant}",
+        *([f"priority {entry.priority}"] if entry.priority is not Priority.NORMAL else []),
         *([f"models {','.join(entry.models)}"] if entry.models else []),
         *([f"routes {', '.join(entry.routes)}"] if entry.routes else []),
         *[f"{limit:g} {what}" for what, limit in limits.items() if limit is not None],

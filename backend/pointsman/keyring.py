@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from pointsman import audit
-from pointsman.keys import PUBLISHED, Key, KeyTable, Scope, digest_of
+from pointsman.keys import DEFAULT_TENANT, PUBLISHED, Key, KeyTable, Scope, digest_of
+from pointsman.waiting import Priority
 
 _log = logging.getLogger("pointsman.keyring")
 LOOK_EVERY_S = 1.0
@@ -31,7 +32,8 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     tokens_per_minute: float | None = None
     concurrency: int | None = None
     expires: datetime | None = None
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    priority: Priority = Priority.NORMAL
     note: str = ""
     secret: str | None = None
 
@@ -169,6 +171,7 @@ def _key(entry: Entry) -> Key:
         concurrency=entry.concurrency,
         expires=None if entry.expires is None else entry.expires.astimezone(UTC).timestamp(),
         tenant=entry.tenant,
+        priority=entry.priority,
         note=entry.note,
         signs_with=None if entry.secret is None else bytes.fromhex(entry.secret),
     )

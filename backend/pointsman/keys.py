@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pointsman.waiting import Priority
+
 PREFIX = "pm-"
 # Keys that the documents and examples of earlier services have published.
 PUBLISHED = frozenset(
     {"change-me", "changeit", "change-me-in-env", "your-secure-api-key-here", "your-api-key-here"}
 )
+DEFAULT_TENANT = "default"
 SECRET_MIN = 16  # characters of a secret that somebody chose
 
 
@@ -39,7 +42,8 @@ class Key:
     tokens_per_minute: float | None = None
     concurrency: int | None = None
     expires: float | None = None
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    priority: Priority = Priority.NORMAL
     note: str = ""
     signs_with: bytes | None = field(default=None, repr=False)
 
@@ -47,6 +51,11 @@ class Key:
     def name(self) -> str:
         """What logs and lists call it; it tells nobody the key."""
         return self.digest.hex()[:8]
+
+    @property
+    def party(self) -> str:
+        """With whom it shares turns where calls wait: its tenant's keys, or nobody where it has none."""
+        return f"tenant {self.tenant}" if self.tenant != DEFAULT_TENANT else f"key {self.name}"
 
     def live(self, now: float) -> bool:
         """Whether it has not expired."""

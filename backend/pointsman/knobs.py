@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pointsman.access import AccessConfig, ForwardedHeader
+from pointsman.admission_knobs import ADMISSION
 from pointsman.call import Timeouts
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.front_knobs import CLIENTS
@@ -139,6 +140,7 @@ _TIMEOUT = section(
     "TIMEOUT",
     Timeouts(),
     {
+        "queue_s": (number(0, 3600), "For a slot of a replica, where all are taken."),
         "connect_s": (number(0.05, 60), "To connect to an engine, TLS included."),
         "first_event_s": (_wait, "From sending a request to the first event of its stream."),
         "byte_idle_s": (_wait, "Between two bytes of a stream, comments included."),
@@ -165,12 +167,12 @@ _RETRY = section(
         ),
         "budget_share": (number(0, 1, "share"), "Retries allowed, as a share of the last 10 s' requests."),
         "budget_floor_per_s": (number(0, 1000, "per second"), "Retries allowed besides, whatever comes."),
-    },
-)
         "poison_s": (
             number(0, 3600),
             "How long a request over which two engines failed goes to no third; 0: not at all.",
         ),
+    },
+)
 _HEALTH = section(
     "HEALTH",
     HealthConfig(),
@@ -227,6 +229,7 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Keys, lengths and personal data, as seed 002 calls them": _SECURITY,
     "Timeouts, in seconds; a model in config.yml may have its own": _TIMEOUT,
     "Retries; the budget is per model and worker process": _RETRY,
+    "Slots and queues, per worker process": ADMISSION,
     "Health checks": _HEALTH,
     "Connections to engines": _UPSTREAM,
 }

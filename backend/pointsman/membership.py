@@ -115,7 +115,7 @@ def new_replica(replica_id: str, model_id: str, entry: ReplicaConfig) -> Replica
 
 def _tune(replica: Replica, entry: ReplicaConfig) -> None:
     replica.weight = entry.weight
-    replica.max_in_flight = entry.max_in_flight
+    replica.max_in_flight, replica.usual_slots = entry.max_in_flight, entry.usual_slots
     replica.key = entry.key
     replica.networks = entry.networks
     replica.learn(replica.facts)  # its slots may be others

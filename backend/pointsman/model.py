@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from pointsman.call import Timeouts
-from pointsman.replica import Endpoint, Engine, Networks
+from pointsman.replica import USUAL_SLOTS, Endpoint, Engine, Networks
 
 # Last parts of the hub names of models that only continue text; by their cards they know no turns of a chat.
 _BASE_MODELS = frozenset(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt-2", "distilgpt2", "phi-2"))
@@ -17,8 +17,9 @@ class ReplicaConfig:
     engine: Engine
     served_name: str | None = None  # the model name the engine expects; None: ask the engine
     weight: int = 1  # 1 to 1000; share of the traffic against the pool's other replicas
-    max_in_flight: int | None = None  # our requests at once, per worker process; None: no limit
+    max_in_flight: int | None = None  # our requests at once, per worker process; None: as the engine says
     key: str | None = field(default=None, repr=False)  # bearer token
+    usual_slots: int = USUAL_SLOTS  # where neither `max_in_flight` nor the engine says
     networks: Networks | None = None  # where its name may lead; None: anywhere
 
 
@@ -32,8 +33,8 @@ class ModelConfig:
     hf_name: str | None = None  # name on the Hugging Face hub
     aliases: tuple[str, ...] = ()
     default: bool = False  # serves requests that name no model; at most one model has it
-    policy: str = "least_in_flight"  # a name of `policy.POLICIES`
     fallbacks: tuple[str, ...] = ()  # ids of the models that are asked where this one cannot answer, in order
+    policy: str = "least_in_flight"  # a name of `policy.POLICIES`
     timeouts: Timeouts = field(default_factory=Timeouts)
     max_body_bytes: int | None = None  # None: what MAX_BODY_BYTES says
     origin: str = ""  # where it is configured, for people

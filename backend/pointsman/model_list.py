@@ -95,6 +95,14 @@ def mark_default(models: Sequence[ModelConfig], wanted: str | None) -> tuple[Mod
     return tuple(replace(model, default=model is chosen) for model in models)
 
 
+def with_slots(models: Sequence[ModelConfig], usual: int) -> tuple[ModelConfig, ...]:
+    """Give all replicas the slots that one has of which neither settings nor engine say how many."""
+    return tuple(
+        replace(model, replicas=tuple(replace(one, usual_slots=usual) for one in model.replicas))
+        for model in models
+    )
+
+
 def unknown_model(models: Sequence[ModelConfig], wanted: str | None, called: str) -> str | None:
     """A notice for a setting whose model has no such name in the configuration: a slip, or an engine's name.
 
@@ -144,6 +152,7 @@ def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> Mode
             alias for alias in dict.fromkeys(entry.value("aliases", _NAMES, ())) if alias != model_id
         ),
         default=entry.value("default", SWITCH, False),
+        fallbacks=entry.value("fallbacks", _NAMES, ()),
         policy=entry.value("policy", _POLICY, DEFAULT),
         timeouts=replace(timeouts, **{key: value for key, value in own_times.items() if value is not None}),
         max_body_bytes=limits.value("max_body_bytes", KNOBS["MAX_BODY_BYTES"].kind),
@@ -152,7 +161,6 @@ def _model(entry: Section, environment: Environment, timeouts: Timeouts) -> Mode
 
 
 def _replicas(entry: Section, environment: Environment) -> tuple[ReplicaConfig, ...]:
-        fallbacks=entry.value("fallbacks", _NAMES, ()),
     engine: Engine | None = entry.value("engine", _ENGINE)
     found = []
     for number, tree in enumerate(entry.items_of("replicas"), 1):
@@ -204,14 +212,6 @@ def _key(one: Section, environment: Environment) -> str | None:
     return read_key(given.text, given.called)
 
 
-def _refuse_clashes(models: Sequence[ModelConfig]) -> None:
-    owners = {model.id: model.id for model in models}
-    for model in models:
-        for alias in model.aliases:
-            owner = owners.setdefault(alias, model.id)
-            if owner != model.id:
-                raise SettingsError(f"models {owner!r} and {model.id!r} both answer to {alias!r}; rename one")
-        urls = [(replica.endpoint, replica.served_name) for replica in model.replicas]
 def _with_chain(model: ModelConfig, models: Sequence[ModelConfig], file: str) -> ModelConfig:
     """The model with the ids of its fallbacks, which may be given by any configured name."""
     called = f"fallbacks of model {model.id!r} in {file}"
@@ -231,6 +231,14 @@ def _with_chain(model: ModelConfig, models: Sequence[ModelConfig], file: str) ->
     return replace(model, fallbacks=tuple(chain))
 
 
+def _refuse_clashes(models: Sequence[ModelConfig]) -> None:
+    owners = {model.id: model.id for model in models}
+    for model in models:
+        for alias in model.aliases:
+            owner = owners.setdefault(alias, model.id)
+            if owner != model.id:
+                raise SettingsError(f"models {owner!r} and {model.id!r} both answer to {alias!r}; rename one")
+        urls = [(replica.endpoint, replica.served_name) for replica in model.replicas]
         twice = next((url for url in urls if urls.count(url) > 1), None)
         if twice is not None:
             raise SettingsError(

@@ -6,7 +6,9 @@ merely follows from the settings is made anew each time: `edition`.
 
 from random import Random
 
+from pointsman.admission import Admission
 from pointsman.availability import Availability
+from pointsman.body import Buffer
 from pointsman.cache import ResponseCache
 from pointsman.census import Census
 from pointsman.events import Events
@@ -52,8 +54,10 @@ class Parts:
         self.usage = Usage()
         self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
         self.pools = Pools(settings.upstream)
-        self.forwarder = Forwarder(self.registry, self.pools, settings.retry, Random())
+        self.admission = Admission(self.registry, settings.admission, Random())
+        self.forwarder = Forwarder(self.admission, self.pools, settings.retry, Random())
         self.running = Running()
+        self.buffer = Buffer(settings.admission.buffer_bytes)
 
     @property
     def tables(self) -> dict[str, int]:

@@ -17,14 +17,14 @@ from pointsman import attempt, patience
 from pointsman.addressee import model_of
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
-from pointsman.body import Body, Receive, check_media_type, too_large
-from pointsman.call import Fields
+from pointsman.body import Body, Buffer, Receive, check_media_type, too_large
+from pointsman.call import Call, Fields
 from pointsman.conversation import Run
 from pointsman.engines import DIALECTS
 from pointsman.errors import INTERNAL, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import client_error
-from pointsman.guard import Caller, Guard, check_body, check_call
+from pointsman.guard import PRIORITY_HEADER, Caller, Guard, check_body, check_call
 from pointsman.limits import FREE, Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
 from pointsman.registry import Model, Registry
@@ -45,6 +45,7 @@ _PROCESS = secrets.token_hex(6)  # tells the request ids of this process from al
 _numbers = count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
+_PRIORITY = PRIORITY_HEADER.lower().encode()
 _TELL_S = 30.0  # for the client to take an error
 _SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
 _log = logging.getLogger("pointsman.plane")
@@ -78,6 +79,7 @@ class Plane:
         config: PlaneConfig,
         observers: Sequence[Observer],
         running: Running,
+        buffer: Buffer | None = None,
     ) -> None:
         self._registry = registry
         self._forwarder = forwarder
@@ -87,6 +89,7 @@ class Plane:
         self._observers = observers
         self._kept_clock: Clock | None = None
         self._running = running
+        self._buffer = buffer
 
     async def serve(
         self, match: Match, scope: Scope, receive: Receive, send: Send, caller: Caller | None = None
@@ -105,7 +108,7 @@ class Plane:
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - ASGI servers run us in a task
         watch = Watch(self._clock(loop), task)
-        body = Body(receive, headers, wire.take)
+        body = Body(receive, headers, wire.take, self._buffer)
         running = self._running
         running.exchanges[answer] = watch
         try:
@@ -129,6 +132,7 @@ class Plane:
         finally:
             del running.exchanges[answer]
             answer.stop()
+            body.free()
             exchange.ended_at = monotonic()
             for observe in self._observers:
                 observe(exchange)
@@ -175,10 +179,8 @@ class Plane:
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
             _check_size(model, len(content), self._config.max_body_bytes)
-        timeouts = model.config.timeouts
-        answer.expect(surface, call, timeouts.open_after_s)
-        deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
-        run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant, asks_kept(headers))
+        answer.expect(surface, call, model.config.timeouts.open_after_s)
+        run = _run_of(call, model, exchange, watch, answer, caller, headers)
         run.shorten(patience_s)
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
@@ -240,6 +242,22 @@ class Plane:
             answer.drop()
 
 
+def _run_of(
+    call: Call,
+    model: Model,
+    exchange: Exchange,
+    watch: Watch,
+    answer: Answer,
+    caller: Caller,
+    headers: dict[bytes, bytes],
+) -> Run:
+    timeouts = model.config.timeouts
+    deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
+    run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant, asks_kept(headers))
+    run.party, run.priority = caller.party, caller.priority(headers.get(_PRIORITY))
+    return run
+
+
 def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
     """Have the exchange interrupted when the client leaves before it has its whole answer."""
 
@@ -272,6 +290,8 @@ def _check_size(model: Model, size: int, most: int) -> None:
 
 
 def _end_of(error: RouterError) -> attempt.End:
+    if error.kind in attempt.QUEUE_ENDS:
+        return attempt.QUEUE_ENDS[error.kind]
     if error.status == 503:
         return attempt.NO_ENDPOINT
     return attempt.REJECTED if error.status < 500 else attempt.BUG

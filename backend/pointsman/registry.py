@@ -24,6 +24,7 @@ class Model:
     pool: list[Replica]
     policy: Policy
     budget: Budget
+    service_s: float = 0.0  # that calls took of late, from sending to the end; 0: none so far
 
     @property
     def id(self) -> str:

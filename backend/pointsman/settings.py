@@ -9,6 +9,7 @@ from typing import Any
 
 from pointsman import sources
 from pointsman.access import AccessConfig
+from pointsman.admission import AdmissionConfig
 from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
 from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
@@ -20,7 +21,7 @@ from pointsman.knobs import DEFAULT_MODELS, KNOBS, NAMESPACES, LogFormat, keys_i
 from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.model import ModelConfig
-from pointsman.model_list import mark_default, read_models, unknown_model
+from pointsman.model_list import mark_default, read_models, unknown_model, with_slots
 from pointsman.naming import named_pools, unread_urls
 from pointsman.origin import CorsConfig
 from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
@@ -80,6 +81,7 @@ class Settings:
     max_body_bytes: int
     timeouts: Timeouts
     retry: RetryConfig
+    admission: AdmissionConfig
     health: HealthConfig
     upstream: UpstreamConfig
     default_model: str | None  # as the user wrote it
@@ -189,11 +191,12 @@ def _assemble(
         max_body_bytes=values["MAX_BODY_BYTES"],
         timeouts=timeouts,
         retry=_retry(section("RETRY"), given),
+        admission=AdmissionConfig(**section("ADMISSION")),
         health=HealthConfig(**section("HEALTH")),
         upstream=_upstream(section("UPSTREAM"), given),
         default_model=values["DEFAULT_MODEL"],
         surfaces={name: SurfaceConfig(**section(f"{SURFACES}__{name.upper()}")) for name in NAMES},
-        models=mark_default(models, values["DEFAULT_MODEL"]),
+        models=with_slots(mark_default(models, values["DEFAULT_MODEL"]), values["ADMISSION__SLOTS"]),
         notices=(*notices, *more, *(notice for notice in unknown if notice is not None)),
         origins=tuple(_origin(knob, values[name], given.get(name)) for name, knob in KNOBS.items()),
     )

@@ -13,7 +13,9 @@ from typing import cast
 import pytest
 
 from clockwork import Clockwork
+from pointsman import admission as admission_module
 from pointsman import attempt, forward
+from pointsman.admission import Admission, AdmissionConfig
 from pointsman.attempt import AttemptFailed, End, Retry
 from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.conversation import Run
@@ -45,7 +47,8 @@ def anyio_backend() -> tuple[str, dict[str, Callable[[], Clockwork]]]:
 
 @pytest.fixture(autouse=True)
 def _played_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "monotonic", now)
+    for module in (admission_module, forward):
+        monkeypatch.setattr(module, "monotonic", now)
 
 
 def now() -> float:
@@ -152,7 +155,8 @@ class Stage:
             await act(run)
 
     async def serve(self) -> None:
-        await Forwarder(self.registry, cast("Pools", NoPools()), self.retry, Dice()).serve(self.run)
+        admission = Admission(self.registry, AdmissionConfig(), Dice())
+        await Forwarder(admission, cast("Pools", NoPools()), self.retry, Dice()).serve(self.run)
 
 
 class NoPools:
@@ -577,7 +581,6 @@ async def test_an_engine_that_does_not_speak_the_api_is_not_asked(stage: Make) -
     [
         (Engine.TGI, State.UP, False, "unsupported_by_engine", None),
         (Engine.TGI, State.DOWN, True, "unsupported_by_engine", None),
-        (Engine.VLLM, State.UP, True, "engine_overloaded", 1),
         (Engine.VLLM, State.DOWN, False, "no_replica", 5),
         (Engine.VLLM, State.DOWN, True, "no_replica", 5),
     ],
@@ -614,10 +617,36 @@ async def test_one_full_replica_among_the_dead_means_overload(stage: Make) -> No
     made = stage(replicas=2, max_in_flight=1)
     made.pool[0].health = Health(State.DOWN)
     lease = made.registry.lease(made.pool[1])
+    began = now()
     with pytest.raises(RouterError) as caught:
         await made.serve()
     lease.close(attempt.OK)
-    assert caught.value.kind.code == "engine_overloaded"
+    assert caught.value.kind.code == "queue_timeout"
+    assert 15.0 <= now() - began <= 15.0 + 2 * TICK_S
+    assert made.asked == []
+
+
+async def test_a_retry_waits_for_a_busy_replica(stage: Make) -> None:
+    """It is asked when its slot is free, within the time of the exchange."""
+    made = stage(failed(attempt.CONNECT), None, replicas=2, max_in_flight=1)
+    lease = made.registry.lease(made.pool[1])
+    asyncio.get_running_loop().call_later(3.0, lease.close, attempt.OK)
+    await made.serve()
+    assert made.asked == ["0", "1"]
+    assert 3.0 <= made.at[1] <= 3.3  # nobody told that it is free: a look finds it
+    assert made.run.exchange.queued_s == pytest.approx(made.at[1] - made.at[0], abs=0.1)
+
+
+async def test_a_retry_does_not_wait_beyond_the_time_of_the_exchange(stage: Make) -> None:
+    """Then it is the whole exchange that took too long."""
+    made = stage(failed(attempt.CONNECT), replicas=2, max_in_flight=1, limit_s=4.0)
+    lease = made.registry.lease(made.pool[1])
+    with pytest.raises(RouterError) as caught:
+        await made.serve()
+    lease.close(attempt.OK)
+    assert caught.value.kind is attempt.TOTAL.error
+    assert made.asked == ["0"]
+    assert now() == pytest.approx(1004.0, abs=2 * TICK_S)
 
 
 # --- what the client is told

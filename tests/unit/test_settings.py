@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from pointsman.admission import AdmissionConfig
 from pointsman.call import Fields, Timeouts
 from pointsman.front import TcpAddress, UnixAddress
 from pointsman.health import HealthConfig
@@ -44,6 +45,7 @@ CONFIG_OBJECTS = {
     "MEMORY": MemoryConfig,
     "TIMEOUT": Timeouts,
     "RETRY": RetryConfig,
+    "ADMISSION": AdmissionConfig,
     "HEALTH": HealthConfig,
     "UPSTREAM": UpstreamConfig,
     **{f"SURFACES__{name.upper()}": SurfaceConfig for name in NAMES},
