@@ -26,6 +26,7 @@ FLOORS = {
         (
             "admission_knobs",
             "ejection_knobs",
+            "ejection_knobs",
             "config_file",
             "front_knobs",
             "key_command",
@@ -85,6 +86,7 @@ FLOORS = {
             "access",
             "apis",
             "breaker",
+            "condition",
             "bridge",
             "browser",
             "engines",

@@ -139,6 +139,8 @@ class Router(FastAPI):
                 settings.health,
                 tls=settings.upstream.tls(),
                 on_change=self._note_availability,
+                outliers=parts.outliers,
+                progress=settings.progress,
             ):
                 yield
         finally:

@@ -94,7 +94,13 @@ REPLICA_UP = Family(
     "pointsman_replica_up",
     _G,
     ("model", "replica", "state"),
-    "1 for the state in which the health checks see a replica, 0 for each other state.",
+    "1 for the state in which a replica is, 0 for each other state.",
+)
+EJECTIONS = Family(
+    "pointsman_ejections_total",
+    _C,
+    ("model", "replica", "cause"),
+    "Times a replica was taken out of rotation because of its calls, by what they showed.",
 )
 LIMITED = Family(
     "pointsman_limited_total",

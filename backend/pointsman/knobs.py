@@ -11,6 +11,7 @@ from pathlib import Path
 from pointsman.access import AccessConfig, ForwardedHeader
 from pointsman.admission_knobs import ADMISSION
 from pointsman.call import Timeouts
+from pointsman.ejection_knobs import EJECTION, PROGRESS
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.front_knobs import CLIENTS
 from pointsman.health import HealthConfig
@@ -231,6 +232,8 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Retries; the budget is per model and worker process": _RETRY,
     "Slots and queues, per worker process": ADMISSION,
     "Health checks": _HEALTH,
+    "Ejection of replicas whose calls fail, per worker process": EJECTION,
+    "Engines that hang": PROGRESS,
     "Connections to engines": _UPSTREAM,
 }
 KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS.values() for knob in group}

@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from pointsman import __version__
 from pointsman.attempt import Verdict
+from pointsman.conduct import Cause
 from pointsman.exchange import Exchange
 from pointsman.families import (
     ANSWER_BYTES,
     ATTEMPTS,
     BUILD_INFO,
     DURATION,
+    EJECTIONS,
     ENDS,
     ENTRIES,
     FALLBACKS,
@@ -42,7 +44,7 @@ from pointsman.families import (
     TTFT,
     Family,
 )
-from pointsman.replica import Replica, State
+from pointsman.replica import Replica, Standing
 
 OTHER = "other"  # label of a model, replica or route that is not, or no longer, known
 BATCH = 32  # exchanges that are counted together
@@ -106,6 +108,7 @@ class Metrics:
         self.counts: dict[Family, defaultdict[_Key, float]] = {
             family: defaultdict(int)
             for family in (
+                EJECTIONS,
                 *(REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED),
                 *(LIMITED, FALLBACKS),
             )
@@ -184,6 +187,10 @@ class Metrics:
         """Count a request beyond a limit."""
         self.counts[LIMITED][(limit,)] += 1
 
+    def note_ejected(self, replica: Replica, cause: Cause) -> None:
+        """Count an ejection."""
+        self.counts[EJECTIONS][replica.model_id, replica.id, cause.value] += 1
+
     def render(self, log_dropped: int = 0, tables: Mapping[str, int] = MappingProxyType({})) -> bytes:
         """Everything in Prometheus' text format 0.0.4.
 
@@ -197,9 +204,9 @@ class Metrics:
         replicas = self._view.replicas
         self._forget_gone(replicas)
         states = [
-            ((replica.model_id, replica.id, state.value), int(replica.health.state is state))
+            ((replica.model_id, replica.id, standing.value), int(replica.standing is standing))
             for replica in replicas
-            for state in State
+            for standing in Standing
         ]
         page = [_plain(family, list(series.items())) for family, series in self.counts.items()]
         page += [_buckets(family, list(series.items())) for family, series in self.histograms.items()]

@@ -11,20 +11,13 @@ from time import monotonic, time
 from pointsman import attempt, breaker
 from pointsman.attempt import End, Verdict
 from pointsman.breaker import BreakerConfig, Evidence
+from pointsman.condition import WHY
 from pointsman.conduct import Cause
 from pointsman.replica import Replica
 
 _log = logging.getLogger("pointsman.outliers")
 
 _SUSPICIOUS = (Verdict.FAULT_BEFORE_SENDING, Verdict.FAULT_AFTER_SENDING)
-WHY = {
-    Cause.FAILURES: "too many of its answers in a row were failures",
-    Cause.UNREACHED: "no connection comes about",
-    Cause.RATE: "too many of its calls fail",
-    Cause.SILENT: "it takes calls and gives no first event",
-    Cause.WEDGED: "calls run there, and neither bytes nor its own counters move",
-    Cause.DRAINING: "the engine gives up what it is asked",
-}
 _CERTAIN = (Cause.WEDGED, Cause.DRAINING)  # it does no work, however few others there are
 
 

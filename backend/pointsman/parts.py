@@ -11,15 +11,19 @@ from pointsman.availability import Availability
 from pointsman.body import Buffer
 from pointsman.cache import ResponseCache
 from pointsman.census import Census
-from pointsman.events import Events
+from pointsman.condition import WHY
+from pointsman.conduct import Cause
+from pointsman.events import Events, Kind
 from pointsman.forward import Forwarder
 from pointsman.kept import Kept
 from pointsman.keyring import Keyring
 from pointsman.limits import Counter
 from pointsman.log import AccessLog
 from pointsman.metrics import Metrics
+from pointsman.outliers import Outliers
 from pointsman.recent import Recent
 from pointsman.registry import Registry
+from pointsman.replica import Replica
 from pointsman.routes import Routes
 from pointsman.running import Running
 from pointsman.sessions import Sessions
@@ -38,12 +42,18 @@ class Parts:
 
     def __init__(self, settings: Settings) -> None:
         self.events = Events()
+        self.outliers = Outliers(settings.ejection, Random())
         self.registry = Registry(
-            settings.models, settings.retry, settings.default_model, surfaces=settings.surfaces
+            settings.models,
+            settings.retry,
+            settings.default_model,
+            surfaces=settings.surfaces,
+            outliers=self.outliers,
         )
         self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
         self.metrics = Metrics(self.registry, Routes().templates)
+        self.outliers.on_ejected = self._note_ejected
         self.store = make_store(settings.store, settings.memory)
         shared = self.store if isinstance(self.store, Tallies) else None
         self.census = Census(self.sessions, self.recent, shared)
@@ -58,6 +68,10 @@ class Parts:
         self.forwarder = Forwarder(self.admission, self.pools, settings.retry, Random())
         self.running = Running()
         self.buffer = Buffer(settings.admission.buffer_bytes)
+
+    def _note_ejected(self, replica: Replica, cause: Cause) -> None:
+        self.metrics.note_ejected(replica, cause)
+        self.events.note(Kind.EJECTION, f"replica {replica.id} ejected: {WHY[cause]}")
 
     @property
     def tables(self) -> dict[str, int]:

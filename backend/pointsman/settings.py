@@ -10,6 +10,7 @@ from typing import Any
 from pointsman import sources
 from pointsman.access import AccessConfig
 from pointsman.admission import AdmissionConfig
+from pointsman.breaker import BreakerConfig
 from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
 from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
@@ -24,6 +25,7 @@ from pointsman.model import ModelConfig
 from pointsman.model_list import mark_default, read_models, unknown_model, with_slots
 from pointsman.naming import named_pools, unread_urls
 from pointsman.origin import CorsConfig
+from pointsman.progress import ProgressConfig
 from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
@@ -83,6 +85,8 @@ class Settings:
     retry: RetryConfig
     admission: AdmissionConfig
     health: HealthConfig
+    ejection: BreakerConfig
+    progress: ProgressConfig
     upstream: UpstreamConfig
     default_model: str | None  # as the user wrote it
     surfaces: Mapping[str, SurfaceConfig]  # by the names of the surfaces
@@ -193,6 +197,8 @@ def _assemble(
         retry=_retry(section("RETRY"), given),
         admission=AdmissionConfig(**section("ADMISSION")),
         health=HealthConfig(**section("HEALTH")),
+        ejection=BreakerConfig(**section("EJECTION")),
+        progress=ProgressConfig(**section("PROGRESS")),
         upstream=_upstream(section("UPSTREAM"), given),
         default_model=values["DEFAULT_MODEL"],
         surfaces={name: SurfaceConfig(**section(f"{SURFACES}__{name.upper()}")) for name in NAMES},

@@ -11,7 +11,7 @@ from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
 from pointsman.families import FAMILIES, Kind
 from pointsman.metrics import Metrics
-from pointsman.replica import Endpoint, Engine, Health, Replica, State
+from pointsman.replica import Endpoint, Engine, Health, Replica, Standing, State
 
 CHAT, GENERATE = "/v1/chat/completions", "/generate"
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -194,9 +194,9 @@ def test_gauges_are_read_when_somebody_looks() -> None:
     page = read(metrics.render())
     assert value(page, "pointsman_in_flight", model="gemma", replica="gemma-0") == 7
     assert value(page, "pointsman_in_flight", model="gpt2", replica="gpt2-0") == 0
-    for state in State:
+    for state in Standing:
         shown = value(page, "pointsman_replica_up", model="gemma", replica="gemma-0", state=state.value)
-        assert shown == (state is State.UP)
+        assert shown == (state is Standing.UP)
 
 
 def test_replicas_that_left_take_their_series_with_them() -> None:

@@ -23,6 +23,7 @@ from pointsman.knobs import GROUPS, KNOBS, SECTIONS, LogFormat, section_knobs
 from pointsman.limits import LimitsConfig, SurfaceLimits
 from pointsman.metrics import MetricsConfig
 from pointsman.pii import PiiMode
+from pointsman.progress import ProgressConfig
 from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig
 from pointsman.registry import SurfaceConfig
 from pointsman.retry import RetryConfig
@@ -47,6 +48,8 @@ CONFIG_OBJECTS = {
     "RETRY": RetryConfig,
     "ADMISSION": AdmissionConfig,
     "HEALTH": HealthConfig,
+    "EJECTION": BreakerConfig,
+    "PROGRESS": ProgressConfig,
     "UPSTREAM": UpstreamConfig,
     **{f"SURFACES__{name.upper()}": SurfaceConfig for name in NAMES},
     "MODEL": LlmServiceConfig,

@@ -5,11 +5,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from pointsman.condition import best, condition
 from pointsman.errors import MODEL_NOT_FOUND, RouterError
 from pointsman.registry import Model, Registry
-from pointsman.replica import Replica, State
-
-_WORST_FIRST = (State.MISCONFIGURED, State.DOWN, State.UNKNOWN)
+from pointsman.replica import Replica
 
 
 def router(registry: Registry, public_url: str | None) -> APIRouter:
@@ -33,15 +32,15 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
     @routes.get("/models/{model_id}/health", summary="Health of one model and its replicas")
     async def health(model_id: str, request: Request) -> dict[str, Any]:
         found = find(model_id)
-        state, reason, since = condition(found)
+        now = best(found.pool)
         return {
             "model_id": found.id,
             "endpoint": endpoint_of(found, base(request)),
             "healthy": found.available,
             "status": "available" if found.available else "unavailable",
-            "state": state.value,
-            "reason": reason,
-            "since": stamp(since),
+            "state": now.standing.value,
+            "reason": now.reason,
+            "since": stamp(now.since),
             "replicas": [replica_view(replica, is_ops(request)) for replica in found.pool],
         }
 
@@ -93,16 +92,16 @@ def endpoint_of(model: Model, base_url: str) -> str:
 
 def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
     """A model in seed 003's shape, ours beside it."""
-    state, reason, since = condition(model)
+    now = best(model.pool)
     return {
         "id": model.id,
         "name": model.config.name,
         "hf_name": model.config.hf_name,
         "endpoint": endpoint_of(model, base_url),
         "available": model.available,
-        "state": state.value,
-        "reason": reason,
-        "since": stamp(since),
+        "state": now.standing.value,
+        "reason": now.reason,
+        "since": stamp(now.since),
         "engines": sorted(engine.value for engine in model.engines),
         "aliases": list(model.config.aliases),
         "fallbacks": list(model.config.fallbacks),
@@ -113,13 +112,15 @@ def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
 
 def replica_view(replica: Replica, for_ops: bool) -> dict[str, Any]:
     """A replica; where it is, `upstream`, is for operators."""
+    now = condition(replica)
     view: dict[str, Any] = {
         "id": replica.id,
         "engine": replica.engine.value,
-        "state": replica.standing.value,
-        "reason": replica.health.reason,
-        "since": stamp(replica.health.since),
+        "state": now.standing.value,
+        "reason": now.reason,
+        "since": stamp(now.since),
         "in_flight": replica.in_flight,
+        "slots": replica.slots,
         "weight": replica.weight,
         "serves": list(replica.facts.names),
         "max_total_tokens": replica.facts.max_total_tokens,
@@ -128,16 +129,6 @@ def replica_view(replica: Replica, for_ops: bool) -> dict[str, Any]:
     if for_ops:
         view["upstream"] = replica.endpoint.url
     return view
-
-
-def condition(model: Model) -> tuple[State, str, float]:
-    """State, reason and since when of a model: its best replica's, the oldest of equals."""
-    for state in (State.UP, *reversed(_WORST_FIRST)):
-        found = [replica.health for replica in model.pool if replica.health.state is state]
-        if found:
-            health = min(found, key=lambda entry: entry.since)
-            return state, health.reason, health.since
-    return State.UNKNOWN, "no replica is configured", 0.0
 
 
 def openai_view(model: Model) -> dict[str, Any]:
