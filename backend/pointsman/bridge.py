@@ -35,10 +35,7 @@ class Bridge:
 
     @property
     def headers(self) -> bytes:
-        return b"x-prompt-tokens: %d\r\nx-generated-tokens: %d\r\n" % (
-            self.tokens.prompt,
-            self.tokens.completion,
-        )
+        return lines_of(self.tokens)
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
         self._source.heed(headers)
@@ -74,6 +71,11 @@ class Bridge:
         if self._redactor is not None:
             delta = _redacted(delta, self._redactor, whole=True)
         return self._writer.whole(delta, self.tokens)
+
+
+def lines_of(tokens: Tokens) -> bytes:
+    """What the head of a whole answer tells of its tokens, each line ended by CR LF."""
+    return b"x-prompt-tokens: %d\r\nx-generated-tokens: %d\r\n" % (tokens.prompt, tokens.completion)
 
 
 def _redacted(delta: Delta, redactor: Redactor, *, whole: bool) -> Delta:

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from pointsman import attempt
 from pointsman.apis.plain import PlainWriter
+from pointsman.bridge import lines_of
 from pointsman.cache import exact_key, request_key
 from pointsman.conversation import Run, Sink, reply_to
 from pointsman.errors import ClientGone
@@ -103,7 +104,7 @@ class _Text:
                 body = writer.whole(delta, tokens)
         except (KeyError, Misfit):
             return False
-        await _send(run, kept, body)
+        await _send(run, kept, body, lines_of(tokens))
         return True
 
     def _told(self, said: Said) -> object:
@@ -144,7 +145,7 @@ class _Bytes:
     async def give(self, kept: Kept) -> bool:
         if not kept.body:
             return False
-        await _send(self._run, kept, kept.body)
+        await _send(self._run, kept, kept.body, kept.lines)
         return True
 
 
@@ -187,7 +188,7 @@ class _Recorder(Passing):
             self.whole_body = b"".join(self._parts)
 
 
-async def _send(run: Run, kept: Kept, body: bytes) -> None:
+async def _send(run: Run, kept: Kept, body: bytes, lines: bytes) -> None:
     exchange, now = run.exchange, monotonic()
     exchange.ignored, exchange.trimmed = kept.ignored, kept.trimmed
     exchange.answer_bytes, exchange.first_event_at = len(body), now
@@ -197,4 +198,4 @@ async def _send(run: Run, kept: Kept, body: bytes) -> None:
             await run.sink.begin()
             await run.sink.write(body, last=True)
         else:
-            await run.sink.whole(body, kept.lines)
+            await run.sink.whole(body, lines)
