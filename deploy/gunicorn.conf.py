@@ -11,6 +11,7 @@ SIGHUP reads the settings anew and replaces the workers; with bad ones it says s
 code needs a restart.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -39,8 +40,9 @@ backlog = 2048
 
 # A worker that stands still for so long is replaced; one that drains does not stand still.
 timeout = 30
-# After SIGTERM workers finish their answers within DRAIN_S; gunicorn ends by force what is left 10 s later.
-graceful_timeout = int(_front.drain_s) + 10
+# After SIGTERM workers take requests for GRACE_S more, and finish their answers within DRAIN_S; gunicorn ends
+# by force what is left 10 s later.
+graceful_timeout = math.ceil(_front.grace_s + _front.drain_s) + 10
 
 # The router writes one line per request itself; gunicorn's own lines go to standard error.
 accesslog = None

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -41,7 +41,9 @@ def wait_for(holds: Callable[[], bool], what: str, within_s: float = 30.0) -> fl
 class Process:
     """A program of ours that says `http://127.0.0.1:PORT` once it listens."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, descriptors: Sequence[int] = ()
+    ) -> None:
         clean = {k: v for k, v in os.environ.items() if not re.match(r"TGI_|VLLM_|POINTSMAN_|PORT$|HOST$", k)}
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -50,6 +52,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
         )
         self._output: deque[bytes] = deque(maxlen=50_000)
         self._reader = Thread(target=self._read, name=f"output of {self._process.pid}", daemon=True)
@@ -95,6 +98,10 @@ class Process:
 
     def send_signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def wait(self, within_s: float = 60.0) -> int:
+        """Wait until the process has ended by itself; its exit code."""
+        return self._process.wait(within_s)
 
     def stop(self) -> int:
         """End the process, by force if it does not end by itself; its exit code."""

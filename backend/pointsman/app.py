@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -33,6 +33,7 @@ class Router(FastAPI):
     """What a server is given: it hands each request to the edition of the settings that is in force."""
 
     leaving = False  # set by our server: the end has begun
+    replaced: Callable[[], bool] = staticmethod(lambda: False)  # set by gunicorn's master
     clients: Collection[object] = ()  # set by our server: connections that are open
 
     def __init__(self, settings: Settings) -> None:

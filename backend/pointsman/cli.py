@@ -79,11 +79,12 @@ def _serve(settings: Settings) -> int:
     # Imported here so that `check` and `version` load neither FastAPI nor the server.
     from pointsman.app import build
     from pointsman.server import serve
+    from pointsman.sockets import given
 
-    # uvicorn raises a signal again once it has shut down; a clean end is no failure, so it ends with 0.
+    # Before and after it serves a signal ends it too: a clean end is no failure.
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        serve(build(settings), settings.front)
+        serve(build(settings), settings.front, given(os.environ))
     except OSError as error:
         addresses = ", ".join(str(address) for address in settings.front.listen)
         sys.stderr.write(f"pointsman: cannot listen on {addresses}: {error.strerror or error}\n")

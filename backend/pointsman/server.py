@@ -35,6 +35,7 @@ class Served(typing.Protocol):
     addresses: list[str]
     clients: Collection[object]  # the connections that are open
     leaving: bool  # the end has begun: not ready any more
+    replaced: Callable[[], bool]  # whether others serve in this process's place already
 
     def cut(self) -> None:
         """The time is over: end whatever runs, with an answer, and refuse whatever comes."""
@@ -74,8 +75,8 @@ class Server(uvicorn.Server):
             self.hurry()
 
     def leave(self) -> None:
-        """Begin the end: not ready from now on."""
-        self._app.leaving = True
+        """Begin the end: not ready from now on, unless the router as a whole goes on."""
+        self._app.leaving = not self._app.replaced()
         self.should_exit = True
 
     def hurry(self) -> None:
@@ -96,7 +97,8 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _grace(self) -> None:
-        _log.info("told to end: not ready any more; accepting for %g s more", self._grace_s)
+        how = "not ready any more" if self._app.leaving else "replaced"
+        _log.info("told to end: %s; accepting for %g s more", how, self._grace_s)
         self._state.leaving = True
         for connection in self._open():
             connection.leave()

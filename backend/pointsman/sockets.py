@@ -1,11 +1,16 @@
 """The sockets that the router listens on."""
 
+import errno
+import os
 import select
 import socket
 from asyncio import BaseTransport
+from collections.abc import Mapping
 from pathlib import Path
 
 from pointsman.front import FrontConfig, UnixAddress
+
+_FIRST_GIVEN = 3  # systemd's descriptors begin here
 
 
 def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
@@ -40,6 +45,31 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
                 other.close()
             raise
     return bound
+
+
+def count_given(environ: Mapping[str, str]) -> int:
+    """How many sockets systemd listens on for this process, and has handed over: sd_listen_fds(3)."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    count = environ.get("LISTEN_FDS", "")
+    return int(count) if count.isascii() and count.isdigit() else 0
+
+
+def given(environ: Mapping[str, str]) -> list[socket.socket]:
+    """Those sockets; to be asked once.
+
+    Raises:
+        OSError: one of them does not listen for connections.
+    """
+    found = []
+    for number in range(_FIRST_GIVEN, _FIRST_GIVEN + count_given(environ)):
+        one = socket.socket(fileno=number)
+        if one.type != socket.SOCK_STREAM or not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, f"descriptor {number}, handed over by systemd, does not listen")
+        one.set_inheritable(False)
+        one.setblocking(False)
+        found.append(one)
+    return found
 
 
 def shown(bound: socket.socket) -> str:

@@ -5,12 +5,18 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import crowd
+from pointsman.settings import load
 from processes import BACKEND, Emulator, Process, wait_for
 from wire import VLLM, Client, call, check_stream, outcome, request
 
@@ -134,6 +140,100 @@ def test_sighup_replaces_the_workers_and_their_streams_end(served: Gunicorn, vll
     assert "WORKER TIMEOUT" not in served.output()
     served.wait_until_serving(4)
     assert outcome(VLLM, call(served.port, VLLM.request(stream=False)), stream=False) == "ok"
+
+
+def test_two_hundred_streams_live_through_sigterm() -> None:
+    """Each is finished, whichever worker has it, and gunicorn's exit code is 0."""
+    with (
+        Emulator("vllm", "--tokens-per-s", "10") as one,
+        Emulator("vllm", "--tokens-per-s", "10") as other,
+        Gunicorn(VLLM_GEMMA3_ENDPOINT=f"{one.url},{other.url}") as served,
+    ):
+        served.wait_until_serving(2)
+        ends = crowd.through(served.port, lambda: served.send_signal(signal.SIGTERM))
+        assert ends == ["ok"] * crowd.STREAMS
+        assert served.wait() == 0
+        assert served.output().count("every answer is finished") == 2
+        assert '"level":"ERROR"' not in served.output()
+
+
+def replaced(served: Gunicorn, workers: int) -> bool:
+    """Whether so many workers have ended, in good order, since the start."""
+    return served.output().count("every answer is finished") == workers
+
+
+class Load:
+    """Clients that ask without a pause, some on a connection each, some on one for as long as it is kept."""
+
+    def __init__(self, port: int, clients: int = 6) -> None:
+        self.answers: list[str] = []
+        self._port = port
+        self._stop = threading.Event()
+        kept = [True, False] * (clients // 2)
+        self._threads = [threading.Thread(target=self._ask, args=(one,)) for one in kept]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def goes_on(self, answers: int) -> bool:
+        """Whether so many answers came."""
+        return len(self.answers) >= answers
+
+    def _ask(self, kept: bool) -> None:
+        while not self._stop.is_set():
+            try:
+                with Client(self._port) as client:
+                    while not self._stop.is_set():
+                        client.send(VLLM.request("Hello", 2, stream=False))
+                        answer = client.read()
+                        self.answers.append(outcome(VLLM, answer, stream=False) if answer.status else "cut")
+                        if not kept or answer.header("connection") == "close":
+                            break
+            except OSError as error:
+                self.answers.append(f"{type(error).__name__}")
+
+
+def test_a_reload_under_load_refuses_nobody() -> None:
+    """Nothing is refused, reset or answered with an error while workers are replaced, three times over."""
+    with (
+        Emulator("vllm") as engine,
+        Gunicorn(VLLM_GEMMA3_ENDPOINT=engine.url, GRACE_S="2") as served,
+    ):
+        served.wait_until_serving(2)
+        with Load(served.port) as load:
+            for ended in (2, 4, 6):
+                served.send_signal(signal.SIGHUP)
+                wait_for(partial(replaced, served, ended), "they are replaced", 60)
+                wait_for(partial(load.goes_on, len(load.answers) + 50), "the new ones are asked", 60)
+        assert set(load.answers) == {"ok"}
+        assert served.output().count("told to end: replaced") == 6
+        assert "not ready any more" not in served.output()
+        assert '"level":"ERROR"' not in served.output()
+
+
+def test_grace_and_drain_fit_gunicorns_limit() -> None:
+    """gunicorn waits for both, and 10 s more, whatever they are."""
+    for settings in ({}, {"GRACE_S": "0.5", "DRAIN_S": "30"}):
+        front = load({**settings, "HOST": "127.0.0.1"}, None, None).front
+        told = subprocess.run(
+            [sys.executable, "-m", "gunicorn", "--config", str(CONFIG), "--print-config"],
+            env={**os.environ, **settings},
+            cwd=BACKEND,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        found = re.search(r"(?m)^graceful_timeout\s+= (\d+)$", told)
+        assert found is not None, told
+        assert front.grace_s + front.drain_s + 10 <= int(found[1]) < front.grace_s + front.drain_s + 11
 
 
 def test_a_reload_takes_good_settings_only(vllm: Emulator, tmp_path: Path) -> None:
