@@ -71,8 +71,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits"),
-            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream"),
-            "watch",
+            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "run", "sink", "stall"),
+            *("upstream", "watch"),
         ),
         3,
     ),

@@ -2,17 +2,18 @@
 
 from msgspec import structs
 
+from pointsman.apis import GENERATIONS
+from pointsman.body import too_large
 from pointsman.call import Call, Operation
 from pointsman.engines import DIALECTS
 from pointsman.errors import MODEL_NOT_FOUND, NO_REPLICA, RouterError
 from pointsman.keys import Key
 from pointsman.registry import Model, Registry
 from pointsman.surfaces.base import Surface
+from pointsman.surfaces.comparison import Comparison
 
 _PROBE_INTERVAL_S = 5  # after it the engines may have told more names
 _CHATS = (Operation.CHAT, Operation.CHAT_TOKENIZE)
-# Another model's tokens and embeddings would be wrong answers.
-_MAY_FALL_BACK = (Operation.CHAT, Operation.COMPLETION, Operation.GENERATE, Operation.COMPAT)
 
 
 def model_of(registry: Registry, in_path: str | None, surface: Surface, call: Call) -> tuple[Model, Call]:
@@ -41,7 +42,7 @@ def model_of(registry: Registry, in_path: str | None, surface: Surface, call: Ca
 
 
 def chain_of(
-    registry: Registry, model: Model, call: Call, key: Key | None, size: int, most: int
+    registry: Registry, model: Model, surface: Surface, call: Call, key: Key | None, size: int
 ) -> tuple[Model, ...]:
     """The models that may answer where this one cannot, in order.
 
@@ -49,10 +50,9 @@ def chain_of(
 
     Args:
         size: bytes of the body.
-        most: the largest body that the router takes.
     """
-    if call.operation not in _MAY_FALL_BACK:
-        return ()
+    if call.operation not in GENERATIONS or surface.name == Comparison.name:
+        return ()  # another model's tokens, embeddings or part of a comparison would be wrong answers
     found = [registry.models.get(name) for name in model.config.fallbacks]
     return tuple(
         other
@@ -60,12 +60,22 @@ def chain_of(
         if other is not None
         and (key is None or not key.models or other.id in key.models)
         and any(DIALECTS[engine].speaks(call) for engine in other.engines)
-        and size <= body_limit(other, most)
+        and size <= _body_limit(other, size)
     )
 
 
-def body_limit(model: Model, most: int) -> int:
-    """Bytes of the largest body that a model takes, of which the router takes `most`."""
+def check_size(model: Model, size: int, most: int) -> None:
+    """Check the bytes of a body, of which the router takes `most`.
+
+    Raises:
+        RouterError: BODY_TOO_LARGE, with the model's limit.
+    """
+    limit = _body_limit(model, most)
+    if size > limit:
+        raise too_large(limit)
+
+
+def _body_limit(model: Model, most: int) -> int:
     limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
     return min(max(limits, default=most), model.config.max_body_bytes or most)
 

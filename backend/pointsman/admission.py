@@ -15,10 +15,10 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Operation
 from pointsman.candidates import eligible, none_left, pick, reachable
-from pointsman.conversation import Run
 from pointsman.errors import OVER_SHARE, QUEUE_FULL, QUEUE_TIMEOUT, ErrorKind, RouterError
 from pointsman.registry import Lease, Model, Registry
 from pointsman.replica import USUAL_SLOTS, Replica
+from pointsman.run import Run
 from pointsman.waiting import Line, Waiter, retry_after_s
 
 _LOOK_S = 0.25  # while somebody waits: what changes by time alone (a slow start, a pause's end) tells nobody

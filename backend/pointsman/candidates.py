@@ -12,6 +12,7 @@ from pointsman.registry import Model
 from pointsman.replica import Replica
 
 _MUTE = (Cause.SILENT, Cause.WEDGED)  # who is asked gets no answer, only late
+_CREDIT_MAX = 3.0  # calls saved up while the policy prefers others
 _RETRY_AFTER_S = 5  # seconds; one probe interval
 
 
@@ -39,6 +40,14 @@ def reachable(model: Model, call: Call, asked: set[Replica], *, again: bool) -> 
     return any(
         replica.usable and (again or replica not in asked) and DIALECTS[replica.engine].speaks(call)
         for replica in model.pool
+    )
+
+
+def sound(model: Model) -> bool:
+    """Whether some replica is there that calls did not eject, or whose time for a try has come."""
+    now = monotonic()
+    return any(
+        replica.usable and (replica.conduct.cause is None or may_try(replica, now)) for replica in model.pool
     )
 
 
@@ -106,7 +115,7 @@ def _due(candidates: list[Replica], now: float) -> list[Replica]:
     for replica, part in zip(candidates, shares, strict=True):
         conduct = replica.conduct
         if part < most and conduct.cause is None:
-            conduct.credit = min(1.0, conduct.credit + part / most * replica.weight / total)
+            conduct.credit = min(_CREDIT_MAX, conduct.credit + part / most * replica.weight / total)
             if conduct.credit < 1.0:
                 continue
         due.append(replica)

@@ -1,11 +1,8 @@
 """One attempt's conversation with one replica: send the request, judge the answer, pass it on."""
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic, time
-from typing import Protocol
 
-import msgspec
 from msgspec import structs
 
 from pointsman import attempt
@@ -13,22 +10,18 @@ from pointsman.apis import wish_of, writer_of
 from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed, End
 from pointsman.bridge import Bridge
-from pointsman.call import Call, Timeouts
+from pointsman.call import Call
 from pointsman.connection import Broken, Connection, Head
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Outgoing, Reader, judge_status
-from pointsman.exchange import Exchange
 from pointsman.generation import Message, Misfit
 from pointsman.lengths import Lengths
-from pointsman.registry import Model
 from pointsman.relay import Relay
-from pointsman.relay import Sink as StreamSink
 from pointsman.replica import Replica
-from pointsman.retry import Again, Step, Tried, parse_retry_after
+from pointsman.retry import Again, parse_retry_after
+from pointsman.run import Run
 from pointsman.transcript import alternating, as_text
 from pointsman.upstream import ConnectFailed, Pool
-from pointsman.waiting import Priority
-from pointsman.watch import Watch
 
 HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
 _ERROR_BODY_MAX_BYTES = 64 * 1024
@@ -37,48 +30,6 @@ _REPAIR_CHARS = 8000  # of an answer that is told back to the model
 _TAIL_S = (
     0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
 )
-
-_FIRST = Again(0.0)
-
-
-class Sink(StreamSink, Protocol):
-    """The client's side of an exchange."""
-
-    async def whole(self, body: bytes, lines: bytes) -> None:
-        """Send a whole answer, in the words of the call's API; `lines` are headers for its head."""
-
-    async def pass_on(self, first: bytes, length: int | None) -> None:
-        """Begin a whole answer too large to hold; `length` as the engine told it. Commits."""
-
-    async def break_off(self, failure: AttemptFailed, *, mid_event: bool) -> None:
-        """End a committed answer with the surface's error frame, or by closing where there are no frames."""
-
-
-class Run(msgspec.Struct):
-    """One exchange on its way: what is asked, of whom, until when."""
-
-    call: Call
-    model: Model
-    exchange: Exchange
-    watch: Watch
-    sink: Sink
-    deadline: float
-    timeouts: Timeouts
-    tenant: str = ""  # whose history and cache it uses
-    takes_kept: bool = False  # the client takes an answer that was given before
-    party: str = ""  # with whom it shares turns where calls wait for a slot
-    priority: Priority = Priority.NORMAL
-    tried: Tried = msgspec.field(default_factory=Tried)
-    asked: set[Replica] = msgspec.field(default_factory=set)
-    step: Step = _FIRST
-
-    overtime: Callable[[], AttemptFailed] = attempt.time_is_up  # what is raised at the deadline
-
-    def shorten(self, patience_s: float | None) -> None:
-        """Let it take no longer than the client is willing to wait; None: it did not say."""
-        if patience_s is not None and self.exchange.started_at + patience_s < self.deadline:
-            self.deadline = self.exchange.started_at + patience_s
-            self.overtime = attempt.patience_over
 
 
 async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> None:
@@ -116,7 +67,7 @@ def reply_to(run: Run) -> Reply:
     def elapsed() -> float:
         return monotonic() - exchange.started_at
 
-    model_id = run.model.id
+    model_id = run.home.id  # what a client asked for is what it is told; a header tells who answered
     return Reply(exchange.request_id, run.call.model or model_id, model_id, int(time()), elapsed)
 
 

@@ -15,9 +15,10 @@ from pointsman import attempt
 from pointsman.apis.plain import PlainWriter
 from pointsman.bridge import lines_of
 from pointsman.cache import exact_key, request_key
-from pointsman.conversation import Run, Sink, reply_to
+from pointsman.conversation import reply_to
 from pointsman.errors import ClientGone
 from pointsman.generation import Delta, Finish, Misfit, Said, Shape, Tokens, Wish
+from pointsman.run import Run, Sink
 from pointsman.sink import Passing
 
 

@@ -14,13 +14,11 @@ from time import monotonic
 from typing import Any
 
 from pointsman import attempt, patience
-from pointsman.addressee import model_of
+from pointsman.addressee import chain_of, check_size, model_of
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
-from pointsman.body import Body, Buffer, Receive, check_media_type, too_large
+from pointsman.body import Body, Buffer, Receive, check_media_type
 from pointsman.call import Call, Fields
-from pointsman.conversation import Run
-from pointsman.engines import DIALECTS
 from pointsman.errors import INTERNAL, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import client_error
@@ -30,6 +28,7 @@ from pointsman.pii import PiiMode
 from pointsman.registry import Model, Registry
 from pointsman.replay import Server, asks_kept
 from pointsman.routes import Match
+from pointsman.run import Run
 from pointsman.running import Running
 from pointsman.screening import screened
 from pointsman.signature import Signed
@@ -68,7 +67,11 @@ def request_id(sent: bytes | None) -> str:
 
 
 class Plane:
-    """Serves the generation routes."""
+    """Serves the generation routes.
+
+    Args:
+        buffer: counts the bodies that are held; None: they have no bound.
+    """
 
     def __init__(
         self,
@@ -178,10 +181,12 @@ class Plane:
             call = screened(call, self._config.pii)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
-            _check_size(model, len(content), self._config.max_body_bytes)
+            check_size(model, len(content), self._config.max_body_bytes)
         answer.expect(surface, call, model.config.timeouts.open_after_s)
         run = _run_of(call, model, exchange, watch, answer, caller, headers)
         run.shorten(patience_s)
+        if model.config.fallbacks:
+            run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
@@ -280,13 +285,6 @@ def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Ta
 
 def _trace(sent: bytes) -> str:
     return sent.decode("ascii") if _TRACEPARENT.fullmatch(sent) else ""
-
-
-def _check_size(model: Model, size: int, most: int) -> None:
-    limits = [DIALECTS[engine].body_max_bytes or most for engine in model.engines]
-    limit = min(max(limits, default=most), model.config.max_body_bytes or most)
-    if size > limit:
-        raise too_large(limit)
 
 
 def _end_of(error: RouterError) -> attempt.End:

@@ -12,12 +12,12 @@ import msgspec
 from msgspec import structs
 
 from pointsman.cache import CacheConfig
-from pointsman.conversation import Run, Sink
 from pointsman.errors import HISTORY_AWAY, RouterError
 from pointsman.generation import Message, Said, Wish
 from pointsman.history import History, HistoryConfig
 from pointsman.pii import redact
 from pointsman.replay import Asked, Replay, Server
+from pointsman.run import Run, Sink
 from pointsman.sink import Passing
 from pointsman.store.base import Store, Unavailable, digest
 

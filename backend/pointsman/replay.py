@@ -12,9 +12,9 @@ import msgspec
 from pointsman.apis import GENERATIONS, repeatable
 from pointsman.cache import ResponseCache
 from pointsman.call import Call
-from pointsman.conversation import Run
 from pointsman.errors import BAD_REQUEST, RouterError
 from pointsman.kept import Form, Kept, form_of
+from pointsman.run import Run
 from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Unavailable
 
@@ -92,7 +92,7 @@ class Replay:
         async def ask() -> Kept | None:
             heard = form.listen()
             await self._server.serve(run)
-            told = heard()
+            told = heard() if run.wanted is None else None  # what another model answered is not this one's
             if told is not None:
                 await self._cache.put(run.tenant, form.key, _encode(told), "stop")
             return told

@@ -1,7 +1,7 @@
 """Stands between an answer and the client's side of it, for who must see what is sent."""
 
 from pointsman.attempt import AttemptFailed
-from pointsman.conversation import Sink
+from pointsman.run import Sink
 
 
 class Passing:

@@ -2,16 +2,19 @@
 
 import pytest
 
-from pointsman.addressee import body_limit, chain_of
+from pointsman.addressee import chain_of
 from pointsman.call import Api, Call, Operation
 from pointsman.keys import Key
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine
 from pointsman.retry import RetryConfig
+from pointsman.surfaces.base import Surface, read_fields
+from pointsman.surfaces.comparison import Comparison
+from pointsman.surfaces.openai import OpenAI
 
 HERE = Endpoint("http", "127.0.0.1", 9)
-MOST = 8 << 20
+OPENAI = OpenAI()
 CHAT = Call(Api.OPENAI, Operation.CHAT, "a")
 
 
@@ -31,8 +34,10 @@ REGISTRY = Registry(
 )
 
 
-def chain(name: str, call: Call = CHAT, key: Key | None = None, size: int = 100) -> list[str]:
-    found = chain_of(REGISTRY, REGISTRY.models[name], call, key, size, MOST)
+def chain(
+    name: str, call: Call = CHAT, key: Key | None = None, size: int = 100, surface: Surface = OPENAI
+) -> list[str]:
+    found = chain_of(REGISTRY, REGISTRY.models[name], surface, call, key, size)
     return [one.id for one in found]
 
 
@@ -55,8 +60,15 @@ def test_a_body_that_is_too_large_for_a_model_does_not_go_there() -> None:
     """By its engine's limit or its own."""
     assert chain("a", size=1001) == ["c", "b"]
     assert chain("a", size=2_000_001) == ["b"]
-    assert body_limit(REGISTRY.models["a"], MOST) == MOST
-    assert body_limit(REGISTRY.models["d"], MOST) == 1000
+
+
+def test_who_compares_models_wants_no_other() -> None:
+    """A comparison of a model that is down with its own fallback would be of one with itself."""
+    comparison = Comparison()
+    body = b'{"models":["b"],"prompt":"Hi"}'
+    call = comparison.decode(Operation.GENERATE, read_fields(body), body, stream=False)
+    assert chain("b", call, surface=comparison) == []
+    assert chain("b", call) == ["a"]
 
 
 @pytest.mark.parametrize("operation", list(Operation))

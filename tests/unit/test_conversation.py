@@ -17,7 +17,7 @@ from pointsman import attempt, conversation, relay, upstream
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.connection import Connection
-from pointsman.conversation import HELD_MAX_BYTES, Run, converse
+from pointsman.conversation import HELD_MAX_BYTES, converse
 from pointsman.errors import ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.generation import Message, Wish
@@ -26,6 +26,7 @@ from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Replica
 from pointsman.retry import Again, RetryConfig
+from pointsman.run import Run
 from pointsman.upstream import ConnectFailed, Pool, Resolver
 from pointsman.watch import TICK_S, Clock, Watch
 

@@ -19,7 +19,6 @@ from pointsman import attempt, plane
 from pointsman.access import AccessConfig
 from pointsman.attempt import AttemptFailed, End
 from pointsman.call import Timeouts
-from pointsman.conversation import Run
 from pointsman.errors import (
     INTERNAL,
     INVALID_PARAMETER,
@@ -40,6 +39,7 @@ from pointsman.registry import Registry, SurfaceConfig
 from pointsman.replica import Endpoint, Engine, Facts
 from pointsman.retry import RetryConfig
 from pointsman.routes import Routes
+from pointsman.run import Run
 from pointsman.running import Running
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces import NAMES

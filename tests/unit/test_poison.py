@@ -155,7 +155,7 @@ def test_a_request_without_a_body_is_told_by_its_wish_or_fields() -> None:
     wishes = [
         Wish(messages=(Message("user", "a"),), max_new=5),
         Wish(messages=(Message("user", "b"),), max_new=5),
-        Wish(prompt="a", stop=("\n",), grammar='{"type":"object"}'),
+        Wish(prompt="a", stop=("\n",), grammar=msgspec.Raw(b'{"type":"object"}')),
     ]
     calls = [Call(Api.PLAIN, Operation.GENERATE, None, wish=wish, shape=str) for wish in wishes]
     fields: list[dict[str, msgspec.Raw]] = [

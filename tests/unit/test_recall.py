@@ -13,7 +13,6 @@ from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.cache import ResponseCache
 from pointsman.call import Operation, Timeouts
-from pointsman.conversation import Run
 from pointsman.errors import ENGINE_FAILED, HISTORY_AWAY, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.generation import Finish, Message, Said, Tokens
@@ -22,6 +21,7 @@ from pointsman.kept import Kept
 from pointsman.recall import AnswerCacheConfig, ChatHistoryConfig, Recall, joined, make
 from pointsman.registry import Model
 from pointsman.replay import Asked, Replay
+from pointsman.run import Run
 from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Most, Shelf, Unavailable
 from pointsman.store.memory import MemoryStore

@@ -14,13 +14,13 @@ from pointsman.control.catalog import find_model
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
 from pointsman.control.operator import Desk
-from pointsman.conversation import Run
 from pointsman.errors import RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.generation import Wish
 from pointsman.registry import Model, Registry
 from pointsman.replica import Replica
+from pointsman.run import Run
 from pointsman.surfaces.comparison import told
 from pointsman.watch import Clock, Watch
 
