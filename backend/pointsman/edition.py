@@ -105,7 +105,7 @@ class Edition:
             ),
             plg.router(sources),
         ):
-            self.api.include_router(routes)
+            self.api.include_router(docs.completed(routes))
 
 
 def _routes(settings: Settings, parts: Parts) -> Routes:

@@ -1,28 +1,41 @@
-"""Shows the data plane's routes in `/openapi.json` and `/docs`, with schemas and examples.
+"""Shows each route in `/openapi.json` and `/docs`, with schemas, examples and errors.
 
-The routes stand in FastAPI's table for the documentation and for its 404 and 405 answers; requests that
-match them never get there.
+The data plane's routes stand in FastAPI's table for the documentation and for its 404 and 405 answers;
+requests that match them never get there.
 """
 
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.routing import APIRoute
 
 from pointsman import errors
 from pointsman.control.forms import FORMS
 from pointsman.control.forms.schema import Form
+from pointsman.control.forms.told import EXAMPLES, METRICS
+from pointsman.control.front import OPEN_PATHS, shape_of
 from pointsman.errors import RouterError
 from pointsman.keys import Need
 from pointsman.routes import Route, Routes
+from pointsman.surfaces.base import ErrorShape
 
 _TEXT = {"type": "string"}
 _KINDS = (
     *(errors.INVALID_PARAMETER, errors.ADDRESS_FORBIDDEN, errors.MODEL_NOT_FOUND, errors.BODY_TOO_LARGE),
-    *(errors.UNSUPPORTED_MEDIA_TYPE, errors.ENGINE_FAILED, errors.NO_REPLICA, errors.FIRST_EVENT_TIMEOUT),
+    *(errors.UNSUPPORTED_MEDIA_TYPE, errors.RATE_LIMITED, errors.ENGINE_FAILED, errors.NO_REPLICA),
+    errors.FIRST_EVENT_TIMEOUT,
 )
-
-_KEY_KINDS = (errors.KEY_MISSING, errors.RATE_LIMITED)
+_MEASURED = ("/v1/generate", "/v1/chat")  # whose prompts have a greatest length, in characters
+# Of the control plane's routes, beside what follows from their templates and bodies.
+_CONTROL_KINDS = {
+    "GET /ready": (errors.NO_REPLICA,),
+    "GET /model-info": (errors.NO_REPLICA,),
+    "GET /usage": (errors.KEY_MISSING, errors.STORE_AWAY),
+    "DELETE /cache": (errors.STORE_AWAY,),
+    "POST /models/compare": (errors.KEY_MISSING,),
+}
+_OTHERS = {"description": "Any other error, in the same shape", "content": {}}
 
 
 def install(app: FastAPI, routes: Routes) -> None:
@@ -38,6 +51,40 @@ def install(app: FastAPI, routes: Routes) -> None:
             response_class=Response,  # which says nothing of its own
             openapi_extra=_describe(route),
         )
+
+
+def completed(routes: APIRouter) -> APIRouter:
+    """The same routes of the control plane, each with its example, where it had none, and its errors."""
+    for route in routes.routes:
+        if isinstance(route, APIRoute):
+            _complete(route)
+    return routes
+
+
+def _complete(route: APIRoute) -> None:
+    told = dict(route.responses)
+    if route.path_format in EXAMPLES and 200 not in told and "GET" in (route.methods or ()):
+        told[200] = {"content": {"application/json": {"example": EXAMPLES[route.path_format]}}}
+    if route.path == "/metrics":
+        told[200] = {"content": {"text/plain": {"schema": _TEXT, "example": METRICS}}}
+    for kind in _kinds_of(route):
+        told.setdefault(str(kind.status), _told(shape_of(route.path), kind))
+    told.setdefault("default", _OTHERS)  # in place of FastAPI's 422, which no route of ours answers
+    route.responses = told
+
+
+def _kinds_of(route: APIRoute) -> list[errors.ErrorKind]:
+    method = next(iter(route.methods or ()), "")
+    kinds = list(_CONTROL_KINDS.get(f"{method} {route.path}", ()))
+    if route.path not in OPEN_PATHS:
+        kinds.append(errors.ADDRESS_FORBIDDEN)
+    if "admin" in route.tags:
+        kinds.append(errors.KEY_MISSING)
+    if "{model_id}" in route.path or "{name}" in route.path_format:
+        kinds.append(errors.MODEL_NOT_FOUND)
+    if "requestBody" in (route.openapi_extra or {}):
+        kinds += [errors.INVALID_PARAMETER, errors.BODY_TOO_LARGE, errors.UNSUPPORTED_MEDIA_TYPE]
+    return kinds
 
 
 async def _unreached() -> Response:
@@ -86,10 +133,23 @@ def _content(schemas: list[dict[str, Any]], examples: dict[str, Any]) -> dict[st
 
 def _errors(route: Route) -> dict[str, Any]:
     """What can go wrong, in the words of the route's own API."""
+    kinds = [*_KINDS]
+    if len(FORMS[route.path]) > 1:
+        kinds.append(errors.UNKNOWN_FORM)
+    if route.need is not Need.NEVER:
+        kinds.append(errors.KEY_MISSING)
+    if route.path in _MEASURED:
+        kinds.append(errors.PROMPT_TOO_LONG)
     told = {}
-    several = [errors.UNKNOWN_FORM] if len(FORMS[route.path]) > 1 else []
-    for kind in (*_KINDS, *several, *(_KEY_KINDS if route.need is not Need.NEVER else ())):
-        status, body = route.shape.error(RouterError(kind), "1a2b3c")
-        example = {"schema": {"type": "object"}, "example": msgspec.json.decode(body)}
-        told[str(status)] = {"description": kind.message, "content": {"application/json": example}}
+    for kind in kinds:
+        status = route.shape.error(RouterError(kind), "")[0]
+        told[str(status)] = _told(route.shape, kind)
     return told
+
+
+def _told(shape: ErrorShape, kind: errors.ErrorKind) -> dict[str, Any]:
+    """An error in the words of an API."""
+    retry_after_s = 1 if kind is errors.RATE_LIMITED else None
+    _, body = shape.error(RouterError(kind, retry_after_s=retry_after_s), "1a2b3c")
+    example = {"schema": {"type": "object"}, "example": msgspec.json.decode(body)}
+    return {"description": kind.message, "content": {"application/json": example}}

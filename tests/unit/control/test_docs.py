@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import httpx
 import jsonschema
@@ -12,8 +13,11 @@ from pointsman.apis.base import Reply
 from pointsman.app import Router, build
 from pointsman.call import Call
 from pointsman.control.forms import FORMS
+from pointsman.control.forms.told import EXAMPLES
+from pointsman.control.front import OPEN_PATHS
 from pointsman.errors import RouterError
 from pointsman.generation import Delta, Tokens
+from pointsman.keys import Key, digest_of
 from pointsman.settings import load
 from pointsman.surfaces.backend_api import BackendApi
 from pointsman.surfaces.base import Surface, read_fields
@@ -49,6 +53,50 @@ def test_every_described_generation_route_is_served_by_the_data_plane(app: Route
         if entry["tags"] == ["generate"]
     }
     assert described == table
+
+
+def test_every_operation_is_told_whole(app: Router) -> None:
+    """Summary, an example of the body and of the answer, and the errors that it can have, with examples."""
+    for path, methods in app.openapi()["paths"].items():
+        for method, told in methods.items():
+            name, answers = f"{method.upper()} {path}", told["responses"]
+            assert told["summary"], name
+            contents = [*answers["200"]["content"].values()]
+            body = told.get("requestBody")
+            if body is not None:
+                contents.append(body["content"]["application/json"])
+            failures = {status for status in answers if status not in ("200", "default")}
+            contents += [answers[status]["content"]["application/json"] for status in failures]
+            for content in contents:
+                assert "schema" in content, name
+                assert "example" in content or "examples" in content, name
+            assert "ValidationError" not in json.dumps(answers), name
+            wanted = set() if path in OPEN_PATHS else {"403"}
+            wanted |= {"413", "415"} if body is not None else set()
+            wanted |= {"404"} if "{model_id}" in path else set()
+            wanted |= {"429", "502", "503", "504"} if told["tags"] == ["generate"] else set()
+            wanted |= {"401"} if told["tags"] == ["admin"] else set()
+            assert wanted <= failures, name
+            assert body is None or failures & {"400", "422"}, name
+
+
+def forms_of(value: object) -> object:
+    """What a JSON value is made of: the names in it, and the first entry of each list."""
+    if isinstance(value, dict):
+        return {name: forms_of(entry) for name, entry in value.items()}
+    return [forms_of(entry) for entry in value[:1]] if isinstance(value, list) else None
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+async def test_examples_are_of_what_is_told(app: Router, client: Client, path: str) -> None:
+    """Each answers with the fields that its example has."""
+    async with client(app, "10.1.2.3") as http:
+        key = Key(b"k" * 32, signs_with=None)
+        app.keyring.table = type(app.keyring.table)([replace(key, digest=digest_of("a-key-for-the-docs"))])
+        named = path.replace("{model_id}", "distilgpt2").replace("{name}", "distilgpt2")
+        answer = await http.get(named, headers={"x-api-key": "a-key-for-the-docs"})
+    assert answer.status_code == 200
+    assert forms_of(answer.json()) == forms_of(EXAMPLES[path])
 
 
 @pytest.mark.parametrize("path", FORMS)
