@@ -10,13 +10,15 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 from pointsman.app import Router, build
-from pointsman.settings import SettingsError, discover, load
+from pointsman.settings import SettingsError
+from pointsman.source import Source
 
 
 def _app() -> Router:
     folders = (Path(), Path(__file__).resolve().parent.parent)
+    source = Source.of(os.environ, *folders)
     try:
-        built = build(load(os.environ, discover(".env", *folders), discover("config.yml", *folders)))
+        built = build(source.read(), source)
     except SettingsError as error:
         sys.stderr.write(f"pointsman: {error}\n")
         raise SystemExit(2) from None

@@ -5,16 +5,18 @@ long to drain and all else are Pointsman's own settings (HOST, LISTEN, DRAIN_S, 
 `.env` and `config.yml` of the working directory, else of the project's root. WEB_CONCURRENCY is the number of
 workers.
 
-Each worker has its own connections, health checks, retry budget and metrics: /metrics answers for the worker
-that took the request. One worker carries thousands of streams; more of them are for more processors.
-SIGHUP reads the settings anew and replaces the workers; with bad ones it says so and goes on as before. New
-code needs a restart.
+Each worker has its own connections, health checks and retry budget; /metrics answers for all, with the label
+`worker`. One worker carries thousands of streams; more of them are for more processors. Workers talk by unix
+sockets in a folder of their own (TMPDIR), so that what operators change holds for all of them.
+A changed `config.yml` or `.env` is read by each worker and dropped by none; SIGHUP reads it too, and replaces
+the workers. Bad settings are told, and the ones before hold. New code needs a restart.
 """
 
 import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pointsman.front import UnixAddress
 from pointsman.master import kept
@@ -49,3 +51,18 @@ accesslog = None
 errorlog = "-"
 # No control socket: it would want a writable home directory. Signals do what is needed.
 control_socket_disable = True
+
+
+def on_starting(server: Any) -> None:
+    """Once, before the first worker."""
+    kept.open(server.cfg.uid, server.cfg.gid)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Before each worker."""
+    kept.catch_up(server.cfg.workers)
+
+
+def on_exit(server: Any) -> None:
+    """After the last worker."""
+    kept.close()

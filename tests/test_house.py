@@ -21,7 +21,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log", "line_writer"), 5),
-    **dict.fromkeys(("edition", "parts"), 5),
+    **dict.fromkeys(("admin_knobs", "edition", "parts", "reload", "source"), 5),
     **dict.fromkeys(
         (
             "admission_knobs",
@@ -71,15 +71,16 @@ FLOORS = {
     **dict.fromkeys(
         (
             *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits"),
-            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "run", "sink", "stall"),
-            *("upstream", "watch"),
+            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream"),
+            "watch",
         ),
         3,
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
-    **dict.fromkeys(("guarded",), 3),
+    **dict.fromkeys(("channel", "crew", "following", "guarded"), 3),
+    **dict.fromkeys(("mark",), 2),
     **dict.fromkeys(("census", "events", "membership"), 2),
-    **dict.fromkeys(("egress",), 1),
+    **dict.fromkeys(("egress", "joined_page"), 1),
     **dict.fromkeys(("cache", "families", "history", "outliers", "single_flight", "store", "usage"), 2),
     **dict.fromkeys(
         (

@@ -5,8 +5,11 @@
 
 import asyncio
 import logging
+import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,16 +17,22 @@ from fastapi import FastAPI
 
 from pointsman import __version__
 from pointsman.cache import ResponseCache
+from pointsman.channel import Channel
 from pointsman.control import plg
 from pointsman.edition import Edition
+from pointsman.events import Kind
+from pointsman.families import RELOAD_OK, RELOADED_AT, Family
+from pointsman.joined_page import join
 from pointsman.keyring import Keyring
-from pointsman.log import configure
+from pointsman.log import Sink, configure
 from pointsman.parts import Parts
 from pointsman.probe import Prober
 from pointsman.registry import Registry
+from pointsman.reload import Reloader
 from pointsman.replica import Health, Replica, State
 from pointsman.routes import Routes
 from pointsman.settings import Settings
+from pointsman.source import Source
 
 _ASIDE_S = 0.5
 _log = logging.getLogger("pointsman.app")
@@ -36,11 +45,19 @@ class Router(FastAPI):
     replaced: Callable[[], bool] = staticmethod(lambda: False)  # set by gunicorn's master
     clients: Collection[object] = ()  # set by our server: connections that are open
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, source: Source | None = None, channel_folder: Path | None = None
+    ) -> None:
         super().__init__(title="Pointsman", version=__version__, lifespan=self._live, openapi_url=None)
         self.workers: int | None = 1  # processes that serve this app, as who runs it says; None: several
         self.addresses: list[str] = []  # set by our server; others lack what the data plane is best with
-        self.parts = Parts(settings)
+        self.channel = Channel(channel_folder)
+        self.channel.on("metrics", lambda _: self._own_metrics().decode())
+        self.parts = Parts(settings, self.channel, lambda: self.workers)
+        self._sink: Sink | None = None  # while it serves
+        self.reloader: Reloader | None = None
+        if source is not None:
+            self.reloader = Reloader(source, settings, lambda: self.workers, self._renew, self.parts.events)
         self._take(Edition(settings, self.parts, self))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -92,16 +109,50 @@ class Router(FastAPI):
         # Requests that hold exchanges of the data plane, as a comparison does, end with those.
         asyncio.get_running_loop().call_later(_ASIDE_S, self.parts.running.cut_requests)
 
-    def render_metrics(self) -> bytes:
-        """The page of all metrics of this process."""
-        parts = self.parts
-        return parts.metrics.render(log_dropped=parts.access_log.dropped, tables=parts.tables)
+    async def render_metrics(self) -> bytes:
+        """The page of all metrics; with several workers each series says whose it is."""
+        own = self._own_metrics()
+        if not self.channel.connects:
+            return own
+        pages = {self.channel.worker: own.decode()}
+        for reply in await self.channel.ask("metrics"):
+            if reply.error is None:
+                pages[reply.worker] = str(reply.answer)
+        return (await asyncio.to_thread(join, pages)).encode()
+
+    def _own_metrics(self) -> bytes:
+        parts, reloader = self.parts, self.reloader
+        figures: dict[Family, float] = {}
+        if reloader is not None:
+            figures |= {RELOAD_OK: int(reloader.good), RELOADED_AT: reloader.at}
+        return parts.metrics.render(
+            parts.access_log.dropped, parts.tables, figures
+        )
+
+    async def _renew(self, settings: Settings) -> str:
+        """Serve by other settings from the next request on; gives what changed."""
+        edition = await asyncio.to_thread(Edition, settings, self.parts, self)  # it takes some time
+        parts, before = self.parts, {model.id: model for model in self.settings.models}
+        change = parts.renew(settings)
+        self._take(edition)
+        parts.crew.take(change)
+        if self._sink is not None:
+            self._sink.renew(settings.log_level)
+        other = sum(before.get(model.id) != model for model in settings.models)
+        return (
+            f"{len(settings.models)} models, {other} of them new or changed; "
+            f"{len(change.added)} replicas added, {len(change.removed)} taken out"
+        )
 
     def _take(self, edition: Edition) -> None:
         self.edition = edition
         self._prefix = edition.settings.root_path.rstrip("/")
 
-    def _note_availability(self, replica: Replica, before: Health) -> None:
+    def _note_health(self, replica: Replica, before: Health) -> None:
+        now = replica.health
+        what = f"replica {replica.id}: {before.state} -> {now.state}: {now.reason}"
+        self.parts.events.note(Kind.REPLICA, what)
+        self.parts.admission.changed(replica.model_id)
         model = plg.chat_model(self.registry)
         if model is not None and any(one.health.state is not State.UNKNOWN for one in model.pool):
             self.parts.availability.note(model.available, monotonic())
@@ -128,30 +179,60 @@ class Router(FastAPI):
     @asynccontextmanager
     async def _live(self, _: FastAPI) -> AsyncIterator[None]:
         settings, parts = self.settings, self.parts
-        sink = configure(settings.log_level, settings.log_format)
+        sink = self._sink = configure(settings.log_level, settings.log_format)
         parts.share.workers = self.workers or 2  # several: nobody says how many
         self._tell_of_start()
         parts.access_log.start(asyncio.get_running_loop())
         parts.keyring.look()
-        keeper = asyncio.create_task(parts.keyring.keep(), name="keyring")
+        await self.channel.open()
+        await parts.following.join()
+        prober = parts.crew.prober = Prober(
+            self.registry.replicas,
+            settings.health,
+            tls=settings.upstream.tls(),
+            on_change=self._note_health,
+            outliers=parts.outliers,
+            progress=settings.progress,
+        )
         try:
-            async with Prober(
-                self.registry.replicas,
-                settings.health,
-                tls=settings.upstream.tls(),
-                on_change=self._note_availability,
-                outliers=parts.outliers,
-                progress=settings.progress,
-            ):
+            async with prober, self._kept():
                 yield
         finally:
-            keeper.cancel()
+            await self.channel.close()
+            parts.crew.close()
             await parts.census.close()
             parts.pools.close()
             parts.access_log.close()
+            self._sink = None
             sink.close()
 
+    @asynccontextmanager
+    async def _kept(self) -> AsyncIterator[None]:
+        """Look after the files, and heed SIGHUP, where it is ours to heed."""
+        keepers = [asyncio.create_task(self.parts.keyring.keep(), name="keyring")]
+        reloader, heeds = self.reloader, False
+        if reloader is not None:
+            keepers.append(asyncio.create_task(reloader.keep(), name="reload"))
+            heeds = threading.current_thread() is threading.main_thread()
+        loop = asyncio.get_running_loop()
+        if heeds and reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        try:
+            yield
+        finally:
+            if heeds:
+                loop.remove_signal_handler(signal.SIGHUP)
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its end is under way
+            for keeper in keepers:
+                keeper.cancel()
 
-def build(settings: Settings) -> Router:
-    """Make the app of one configuration; nothing is started before its lifespan begins."""
-    return Router(settings)
+
+def build(settings: Settings, source: Source | None = None, channel_folder: Path | None = None) -> Router:
+    """Make the app; nothing is started before its lifespan begins.
+
+    Args:
+        source: where the settings are read again; None: they stay as they are.
+        channel_folder: where the workers of one router find each other; None: there are no others, or they
+            cannot.
+    """
+    return Router(settings, source, channel_folder)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -12,7 +13,8 @@ from typing import NoReturn
 from pointsman import __version__, key_command
 from pointsman.model import ModelConfig
 from pointsman.model_list import named
-from pointsman.settings import Settings, SettingsError, discover, load
+from pointsman.settings import Settings, SettingsError
+from pointsman.source import Source
 from pointsman.values import FILE
 
 _BAD_SETTINGS = 2
@@ -30,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.command == "keys" and asked.file is not None:
         return key_command.run(asked, asked.file)
     try:
-        settings = _settings(asked)
+        source = _source(asked)
+        settings = source.read()
     except SettingsError as error:
         sys.stderr.write(f"pointsman: {error}\n")
         return _CHECK_FAILED if asked.command == "check" else _BAD_SETTINGS
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.command == "check":
         sys.stdout.write("\n".join(report(settings)) + "\n")
         return 0
-    return _serve(settings)
+    return _serve(settings, source)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,21 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(asked: argparse.Namespace) -> Settings:
+def _source(asked: argparse.Namespace) -> Source:
     given = {name: getattr(asked, field, None) for name, field in _FLAGS.items()}
     flags = {name: text for name, text in given.items() if text is not None}
     if "HOST" in flags or "PORT" in flags:
         flags["LISTEN"] = ""
-    here = Path()
-    env_file = (
-        discover(".env", here)
-        if getattr(asked, "env_file", None) is None
-        else FILE.read(asked.env_file, "--env-file")
-    )
-    return load(os.environ, env_file, discover("config.yml", here), flags)
+    found = Source.of(os.environ, Path())
+    env_file = getattr(asked, "env_file", None)
+    env_files = found.env_files if env_file is None else (FILE.read(env_file, "--env-file"),)
+    return replace(found, env_files=env_files, flags=flags)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, source: Source) -> int:
     # Imported here so that `check` and `version` load neither FastAPI nor the server.
     from pointsman.app import build
     from pointsman.server import serve
@@ -83,8 +83,11 @@ def _serve(settings: Settings) -> int:
 
     # Before and after it serves a signal ends it too: a clean end is no failure.
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # heeded from the start of the app on
     try:
-        serve(build(settings), settings.front, given(os.environ))
+        serve(build(settings, source), settings.front, given(os.environ))
     except OSError as error:
         addresses = ", ".join(str(address) for address in settings.front.listen)
         sys.stderr.write(f"pointsman: cannot listen on {addresses}: {error.strerror or error}\n")

@@ -4,13 +4,25 @@ Made anew at each reload, whole, and then taken instead of the one before. A req
 began with.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from fastapi import FastAPI
 
 from pointsman import __version__
-from pointsman.control import admin, catalog, compare, docs, faults, plg, status, usage, warm
+from pointsman.control import (
+    admin,
+    catalog,
+    compare,
+    docs,
+    faults,
+    happenings,
+    plg,
+    replicas,
+    status,
+    usage,
+    warm,
+)
 from pointsman.control import cache as control_cache
 from pointsman.control.front import ControlFront
 from pointsman.control.operator import Desk
@@ -33,11 +45,10 @@ _NO_DOCS: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"
 class Process(Protocol):
     """What routes ask of the process that serves them."""
 
-    workers: int | None  # processes that serve together; None: several
     leaving: bool  # the end has begun
 
-    def render_metrics(self) -> bytes:
-        """The page of all metrics."""
+    async def render_metrics(self) -> bytes:
+        """The page of all metrics, of all workers."""
 
 
 class Edition:
@@ -82,8 +93,10 @@ class Edition:
 
     def _add_control_routes(self, parts: Parts, process: Process) -> None:
         settings, registry = self.settings, parts.registry
-        metrics: Callable[[], bytes] | None = process.render_metrics if settings.metrics.enabled else None
-        desk = Desk(self.guard)
+        metrics: Callable[[], Awaitable[bytes]] | None = (
+            process.render_metrics if settings.metrics.enabled else None
+        )
+        desk = Desk(self.guard, parts.events)
         need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
         rate_limited = settings.surface_limits[LlmService.name].enabled
         sources = plg.Sources(
@@ -96,7 +109,15 @@ class Edition:
         for routes in (
             status.router(registry, settings.access, lambda: process.leaving, metrics),
             catalog.router(registry, settings.public_url),
-            admin.router(registry, desk, lambda: process.workers),
+            admin.router(registry, desk, parts.following),
+            replicas.router(
+                parts.roster,
+                desk,
+                parts.following,
+                settings.admin.replica_networks,
+                lambda: process.leaving,
+            ),
+            happenings.router(parts.chronicle, desk),
             warm.router(registry, parts.forwarder, desk),
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),
             usage.router(self.limiter, parts.usage),
@@ -105,7 +126,7 @@ class Edition:
             ),
             plg.router(sources),
         ):
-            self.api.include_router(docs.completed(routes))
+            self.api.include_router(routes)
 
 
 def _routes(settings: Settings, parts: Parts) -> Routes:

@@ -94,6 +94,7 @@ OVER_SHARE = ErrorKind(
 ADDRESS_FORBIDDEN = ErrorKind("address_forbidden", 403, _P, False, "Your address may not use this service.")
 ORIGIN_FORBIDDEN = ErrorKind("origin_forbidden", 403, _P, False, "This origin may not use this service.")
 ROUTE_NOT_FOUND = ErrorKind("route_not_found", 404, _C, False, "No such route.")
+REPLICA_NOT_FOUND = ErrorKind("replica_not_found", 404, _C, False, "No such replica.")
 MODEL_NOT_FOUND = ErrorKind("model_not_found", 404, _C, False, "No such model.")
 METHOD_NOT_ALLOWED = ErrorKind("method_not_allowed", 405, _C, False, "This route does not take this method.")
 SEVERAL_WORKERS = ErrorKind(
@@ -103,6 +104,11 @@ SEVERAL_WORKERS = ErrorKind(
     False,
     "This would reach one of several worker processes; change the settings and reload instead.",
 )
+NOT_ALL_FOLLOW = ErrorKind(
+    "not_all_follow", 409, _R, True, "Some worker processes do not answer; the change holds for the others."
+)
+CHANGE_UNDER_WAY = ErrorKind("change_under_way", 409, _R, True, "Another change is being made; try again.")
+REPLICA_EXISTS = ErrorKind("replica_exists", 409, _C, False, "The model has this replica already.")
 BODY_TOO_LARGE = ErrorKind("body_too_large", 413, _C, False, "The body is larger than this route takes.")
 REQUEST_TIMEOUT = ErrorKind("request_timeout", 408, _C, True, "The request took too long to arrive.")
 URL_TOO_LONG = ErrorKind("url_too_long", 414, _C, False, "The URL is longer than 8 KiB.")

@@ -120,6 +120,12 @@ ENTRIES = Family(
 LOG_DROPPED = Family(
     "pointsman_log_dropped_total", _C, (), "Log lines lost because the sink did not take them in time."
 )
+RELOAD_OK = Family(
+    "pointsman_config_reload_ok", _G, (), "1 unless the settings were read again and could not be used."
+)
+RELOADED_AT = Family(
+    "pointsman_config_reload_timestamp_seconds", _G, (), "When usable settings were read last, Unix time."
+)
 BUILD_INFO = Family("pointsman_build_info", _G, ("version", "python"), "Always 1; the labels say what runs.")
 
 FAMILIES: tuple[Family, ...] = tuple(v for v in globals().values() if isinstance(v, Family))

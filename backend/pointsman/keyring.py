@@ -98,6 +98,17 @@ class Keyring:
             raise ValueError(f"key file {self._path}: {sentence}") from None
         self.table = KeyTable((*self._own, *fresh.keys))
 
+    def renew(self, path: Path | None, own: tuple[Key, ...]) -> None:
+        """Take another file, and other keys beside it; one that is unusable leaves the keys as they were."""
+        if (path, own) == (self._path, self._own):
+            return
+        self._path, self._own, self._seen = path, own, None
+        try:
+            self.load()
+        except ValueError as sentence:
+            _log.warning("%s; the keys stay as they were", sentence)
+        audit.note("settings", "keys", f"ok: {len(self.table.keys)} keys")
+
     async def keep(self) -> None:
         """Look after the file until cancelled."""
         while self._path is not None:

@@ -1,5 +1,6 @@
 """One setting: its names, its kind of value, its default and what it says."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ class Knob:
     """One setting.
 
     `also` are further names that the environment may use. `in_file`: `config.yml` may hold it.
+    `restart`: it is read at the start only; a reload takes all others.
     """
 
     name: str
@@ -19,6 +21,7 @@ class Knob:
     sentence: str
     also: tuple[str, ...] = ()
     in_file: bool = True
+    restart: bool = False  # a change needs a new start
 
     @property
     def section(self) -> str:
@@ -42,9 +45,19 @@ class Knob:
 
 
 def section(
-    name: str, defaults: object, rows: dict[str, tuple[Kind, str]], **also: tuple[str, ...]
+    name: str,
+    defaults: object,
+    rows: dict[str, tuple[Kind, str]],
+    *,
+    at_start: Collection[str] = (),
+    **also: tuple[str, ...],
 ) -> tuple[Knob, ...]:
-    """The knobs of a section, one for each field of its config object; `also` are further names by field."""
+    """The knobs of a section, one for each field of its config object.
+
+    Args:
+        at_start: fields that are read at the start only.
+        also: further names by field.
+    """
     return tuple(
         Knob(
             f"{name}__{field.upper()}",
@@ -52,6 +65,7 @@ def section(
             getattr(defaults, field),
             sentence,
             also.get(field, ()),
+            restart=field in at_start,
         )
         for field, (kind, sentence) in rows.items()
     )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pointsman.access import AccessConfig, ForwardedHeader
+from pointsman.admin_knobs import ADMIN
 from pointsman.admission_knobs import ADMISSION
 from pointsman.call import Timeouts
 from pointsman.ejection_knobs import EJECTION, PROGRESS
@@ -235,6 +236,7 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Ejection of replicas whose calls fail, per worker process": EJECTION,
     "Engines that hang": PROGRESS,
     "Connections to engines": _UPSTREAM,
+    "What operators may do while the router runs": ADMIN,
 }
 KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS.values() for knob in group}
 SECTIONS: tuple[str, ...] = tuple(dict.fromkeys(knob.section for knob in KNOBS.values() if knob.section))

@@ -48,6 +48,7 @@ class _Line(msgspec.Struct, gc=False):
     error_code: str
     stream: bool
     ttft_ms: float | None  # to the first event with content; None: it never came
+    queued_ms: float | None  # in the queue for a slot; None: it had one at once
     duration_ms: float
     latency_ms: float
     prompt_tokens: int
@@ -82,6 +83,10 @@ class AccessLog:
     def dropped(self) -> int:
         """Lines lost so far."""
         return self._lost + (self._writer.dropped if self._writer is not None else 0)
+
+    def renew(self, level: str) -> None:
+        """Write from another level on."""
+        self._least = _level(level)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write. Lines of exchanges observed outside of start and close are dropped."""
@@ -150,6 +155,7 @@ class AccessLog:
             exchange.error_code,
             exchange.stream,
             _ms(first - started) if first else None,
+            _ms(exchange.queued_s) if exchange.queued_s else None,
             spent_ms,
             spent_ms,
             exchange.prompt_tokens,
@@ -192,11 +198,12 @@ def _safe(text: str) -> bytes:
 class _RecordHandler(logging.Handler):
     """Hands records of the standard library's loggers to a writer."""
 
-    def __init__(self, writer: LineWriter, form: LogFormat, *, full_errors: bool) -> None:
+    full_errors = False  # their own text too
+
+    def __init__(self, writer: LineWriter, form: LogFormat) -> None:
         super().__init__()
         self._writer = writer
         self._text = form is LogFormat.TEXT
-        self._full_errors = full_errors
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -211,7 +218,7 @@ class _RecordHandler(logging.Handler):
             "message": message,
         }
         if record.exc_info and record.exc_info[1] is not None:
-            fields["exception"] = _trace(record.exc_info[1], full=self._full_errors)
+            fields["exception"] = _trace(record.exc_info[1], full=self.full_errors)
         if not self._text:
             fields |= getattr(record, "facts", {})  # of the audit log; in text they stand in the message
         if self._text:
@@ -237,17 +244,23 @@ def _trace(error: BaseException, *, full: bool) -> str:
 class Sink:
     """The configured standard library logging; `close` puts back what was there before."""
 
-    def __init__(self, writer: LineWriter, handler: logging.Handler, levels: dict[str, int]) -> None:
+    def __init__(self, writer: LineWriter, handler: _RecordHandler, level: str) -> None:
         self._writer = writer
         self._handler = handler
         self._before = []
-        for name, level in levels.items():
+        for name in _levels(level):
             logger = logging.getLogger(name)
             self._before.append((logger, logger.level, logger.handlers, logger.propagate))
-            logger.setLevel(level)
             if name:
                 logger.handlers, logger.propagate = [], True
+        self.renew(level)
         logging.getLogger().addHandler(handler)
+
+    def renew(self, level: str) -> None:
+        """Write from another level on."""
+        self._handler.full_errors = _level(level) <= logging.DEBUG
+        for name, least in _levels(level).items():
+            logging.getLogger(name).setLevel(least)
 
     @property
     def dropped(self) -> int:
@@ -271,9 +284,14 @@ def configure(level: str, form: LogFormat, fd: int = 2) -> Sink:
     which names query strings. The text of exceptions is left out unless `level` is DEBUG.
     """
     writer = LineWriter(fd)
+    return Sink(writer, _RecordHandler(writer, form), level)
+
+
+def _levels(level: str) -> dict[str, int]:
+    """By the names of the loggers."""
     least = _level(level)
     quiet = max(least, logging.WARNING)
-    levels = {
+    return {
         "": quiet,
         "pointsman": least,
         audit.LOGGER: min(least, logging.INFO),
@@ -283,4 +301,3 @@ def configure(level: str, form: LogFormat, fd: int = 2) -> Sink:
         "httpx": quiet,
         "httpcore": quiet,
     }
-    return Sink(writer, _RecordHandler(writer, form, full_errors=least <= logging.DEBUG), levels)

@@ -14,7 +14,7 @@ from pointsman.replica import Endpoint, Engine, Networks, Replica
 
 @dataclass(slots=True)
 class Change:
-    """What became of the replicas. `rekeyed`: they have another key for their engine."""
+    """What became of the replicas. `rekeyed`: they are connected to in another way."""
 
     added: list[Replica] = field(default_factory=list)
     removed: list[Replica] = field(default_factory=list)
@@ -86,7 +86,7 @@ def arrange(
             if replica is None:
                 replica = new_replica(name(seat), model_id, entry)
             change.added.append(replica)
-        elif replica.key != entry.key:
+        elif (replica.key, replica.networks) != (entry.key, entry.networks):
             change.rekeyed.append(replica)
         _tune(replica, entry)
         fresh.append(replica)

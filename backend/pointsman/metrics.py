@@ -191,7 +191,12 @@ class Metrics:
         """Count an ejection."""
         self.counts[EJECTIONS][replica.model_id, replica.id, cause.value] += 1
 
-    def render(self, log_dropped: int = 0, tables: Mapping[str, int] = MappingProxyType({})) -> bytes:
+    def render(
+        self,
+        log_dropped: int = 0,
+        tables: Mapping[str, int] = MappingProxyType({}),
+        figures: Mapping[Family, float] = MappingProxyType({}),
+    ) -> bytes:
         """Everything in Prometheus' text format 0.0.4.
 
         May be called from another thread than `observe`.
@@ -199,6 +204,7 @@ class Metrics:
         Args:
             log_dropped: log lines lost so far, as the log counted them.
             tables: entries of the tables that callers fill, by name.
+            figures: further values, of families without labels.
         """
         self._settle()
         replicas = self._view.replicas
@@ -214,6 +220,7 @@ class Metrics:
         page.append(_plain(REPLICA_UP, states))
         page.append(_plain(ENTRIES, [((table,), n) for table, n in tables.items()]))
         page.append(_plain(LOG_DROPPED, [((), log_dropped)]))
+        page += [_plain(family, [((), value)]) for family, value in figures.items()]
         page.append(_plain(BUILD_INFO, [((__version__, python_version()), 1)]))
         return "".join(page).encode() + generate_latest(self._process)
 

@@ -4,6 +4,7 @@ A reload changes what these do and never replaces them, so that nothing is dropp
 merely follows from the settings is made anew each time: `edition`.
 """
 
+from collections.abc import Callable
 from random import Random
 
 from pointsman.admission import Admission
@@ -11,14 +12,20 @@ from pointsman.availability import Availability
 from pointsman.body import Buffer
 from pointsman.cache import ResponseCache
 from pointsman.census import Census
+from pointsman.channel import Channel
 from pointsman.condition import WHY
 from pointsman.conduct import Cause
+from pointsman.control.happenings import Chronicle
+from pointsman.control.roster import Roster
+from pointsman.crew import Crew
 from pointsman.events import Events, Kind
+from pointsman.following import Following
 from pointsman.forward import Forwarder
 from pointsman.kept import Kept
 from pointsman.keyring import Keyring
 from pointsman.limits import Counter
 from pointsman.log import AccessLog
+from pointsman.membership import Change
 from pointsman.metrics import Metrics
 from pointsman.outliers import Outliers
 from pointsman.recent import Recent
@@ -38,10 +45,16 @@ from pointsman.usage import Usage
 
 
 class Parts:
-    """The parts, as the first settings want them."""
+    """The parts, as the first settings want them.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        channel: to the other workers.
+        workers: how many processes serve; None: several.
+    """
+
+    def __init__(self, settings: Settings, channel: Channel, workers: Callable[[], int | None]) -> None:
         self.events = Events()
+        self.channel = channel
         self.outliers = Outliers(settings.ejection, Random())
         self.registry = Registry(
             settings.models,
@@ -68,6 +81,32 @@ class Parts:
         self.forwarder = Forwarder(self.admission, self.pools, settings.retry, Random())
         self.running = Running()
         self.buffer = Buffer(settings.admission.buffer_bytes)
+        self.registry.networks = settings.admin.replica_networks
+        self.crew = Crew(self.registry, self.pools, self.events, self.admission.changed)
+        self.following = Following(self.registry, self.crew, channel, workers)
+        self.roster = Roster(self.registry, channel)
+        self.chronicle = Chronicle(self.events, channel)
+
+    def renew(self, settings: Settings) -> Change:
+        """Do by other settings what needs no new start; `crew` is still to be told of the replicas."""
+        self.access_log.renew(settings.log_level)
+        self.cache.configure(settings.answer_cache.of_cache)
+        self.flights.config = settings.flights
+        self.keyring.renew(settings.keys_file, settings.security.own_keys)
+        self.admission.config = settings.admission
+        self.outliers.config = settings.ejection
+        self.buffer.most = settings.admission.buffer_bytes
+        self.forwarder.retry = settings.retry
+        self.outliers.config = settings.ejection
+        if self.crew.prober is not None:
+            self.crew.prober.renew(settings.health, settings.progress)
+        return self.registry.renew(
+            settings.models,
+            settings.retry,
+            settings.default_model,
+            settings.surfaces,
+            settings.admin.replica_networks,
+        )
 
     def _note_ejected(self, replica: Replica, cause: Cause) -> None:
         self.metrics.note_ejected(replica, cause)
@@ -76,5 +115,6 @@ class Parts:
     @property
     def tables(self) -> dict[str, int]:
         """Entries of the tables that callers fill, by name."""
-        own = {"usage": len(self.usage), "sessions": len(self.sessions), "census": len(self.census)}
+        own = {"usage": len(self.usage), "events": len(self.events)}
+        own |= {"sessions": len(self.sessions), "census": len(self.census)}
         return {**self.store.sizes(), **self.share.sizes(), **own}

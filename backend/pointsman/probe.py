@@ -129,9 +129,9 @@ class Prober:
         if task is not None:
             task.cancel()
 
-    def renew(self, config: HealthConfig) -> None:
+    def renew(self, config: HealthConfig, progress: ProgressConfig) -> None:
         """Go on by other rules; a replica that waits for its next check waits as it was told."""
-        self._config = config
+        self._config, self._pulse.config = config, progress
 
     async def stop(self) -> None:
         """End all checks and close their connections, those of running checks too. There is no new start."""

@@ -23,6 +23,7 @@ from pointsman.replica import Engine, Replica, State
 
 _PAGE_S = 1.0  # for a page of metrics
 _SUSPECT = 1 / 6  # of the time after which a replica counts as wedged: from then on its counters are read
+_IDLE_S = 30.0  # while nobody wants deep probes: until it is asked again whether somebody does
 _ONE_TOKEN = Wish(prompt="1", max_new=1, sampling=False)
 
 
@@ -52,7 +53,7 @@ class Pulse:
         ask: Ask,
         rng: Random,
     ) -> None:
-        self._config = config
+        self.config = config
         self._dialects = dialects
         self._outliers = outliers
         self._ask = ask
@@ -60,7 +61,7 @@ class Pulse:
 
     async def feel(self, replica: Replica, before: Progress) -> Progress:
         """See whether a replica that has calls gets on with them; `before`: what the last look gave."""
-        after_s = self._config.wedged_after_s
+        after_s = self.config.wedged_after_s
         wedged = replica.conduct.cause is Cause.WEDGED
         if not after_s or replica.health.state is not State.UP:
             return Progress()
@@ -72,7 +73,7 @@ class Pulse:
         count = await self._count(replica)
         now = monotonic()
         progress = observe(before, count, now)
-        if is_stuck(replica, progress, now, self._config):
+        if is_stuck(replica, progress, now, self.config):
             self._outliers.stuck(replica)
         elif wedged and before.count is not None and progress.count not in (None, before.count):
             self._outliers.moving(replica)
@@ -80,16 +81,17 @@ class Pulse:
 
     async def keep_trying(self, replica: Replica) -> None:
         """Ask for one token now and then, where no answer showed for as long that the engine gives any."""
-        every_s = self._config.deep_probe_s
-        while every_s:
-            await asyncio.sleep(every_s * (0.85 + 0.3 * self._rng.random()))
-            if replica.health.state is State.UP and monotonic() - replica.answered_at >= every_s:
+        while True:
+            every_s = self.config.deep_probe_s
+            await asyncio.sleep((every_s or _IDLE_S) * (0.85 + 0.3 * self._rng.random()))
+            quiet = monotonic() - replica.answered_at >= every_s
+            if every_s and quiet and replica.health.state is State.UP:
                 await self.try_once(replica)
 
     async def try_once(self, replica: Replica) -> End:
         """Ask for one token, and let that count as a call does."""
         begun_at = monotonic()
-        end = await self._one_token(replica, begun_at + self._config.deep_probe_s)
+        end = await self._one_token(replica, begun_at + self.config.deep_probe_s)
         if end is attempt.OK:
             replica.answered_at = monotonic()
         if end is not attempt.MISCONFIGURED:  # a model for embeddings, say: it generates for nobody

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from pointsman.attempt import End
 from pointsman.breaker import BreakerConfig
 from pointsman.membership import Change, arrange, seat_of, wanted
-from pointsman.model import ModelConfig
-from pointsman.outliers import Outliers
+from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.orders import Orders, Seat
+from pointsman.outliers import Outliers
 from pointsman.policy import Policy, make
 from pointsman.replica import Engine, Networks, Replica, State
 from pointsman.retry import Budget, RetryConfig
@@ -109,7 +109,7 @@ class Registry:
         self.models: dict[str, Model] = {}
         self.retiring: list[Replica] = []  # in no pool any more; what runs there is finished
         self.orders = Orders()
-        self._networks: Networks = ()  # of replicas that operators add
+        self.networks: Networks = ()  # of replicas that operators add
         self._names: dict[Seat, str] = {}  # ids that another worker gave
         self._numbers: dict[str, int] = {}  # of the next new replica, by model
         self._on_attempt = on_attempt
@@ -125,7 +125,7 @@ class Registry:
         retry: RetryConfig,
         default_model: str | None = None,
         surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
-        networks: Networks = (),
+        networks: Networks | None = None,
     ) -> Change:
         """Take new settings; what operators ordered holds as before.
 
@@ -140,7 +140,8 @@ class Registry:
                 model.policy = make(config.policy)
             model.config, model.budget.config = config, retry
             self.models[config.id] = model
-        self.configured, self._surfaces, self._networks = default_model, surfaces, networks
+        self.configured, self._surfaces = default_model, surfaces
+        self.networks = self.networks if networks is None else networks
         self._named = _by_name(list(self.models.values()))
         return self._arrange(gone=before.values())
 
@@ -157,6 +158,10 @@ class Registry:
         for name in self._names.values():
             self._count(name)
 
+    def entries(self, model: Model) -> list[ReplicaConfig]:
+        """Who is to be in a model's pool."""
+        return wanted(model.id, model.config.replicas, self.orders, self.networks)
+
     def forget(self, replica: Replica) -> None:
         """A replica that was about to go is gone."""
         self.retiring.remove(replica)
@@ -167,8 +172,7 @@ class Registry:
             change.add(arrange(model.id, model.pool, (), self.retiring, self._name))
         drained = set(self.orders.drained)
         for model in self.models.values():
-            entries = wanted(model.id, model.config.replicas, self.orders, self._networks)
-            change.add(arrange(model.id, model.pool, entries, self.retiring, self._name))
+            change.add(arrange(model.id, model.pool, self.entries(model), self.retiring, self._name))
             for replica in model.pool:
                 replica.draining = bool(drained) and seat_of(replica) in drained
         self._known.clear()

@@ -13,6 +13,7 @@ from pointsman.admission import AdmissionConfig
 from pointsman.breaker import BreakerConfig
 from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
+from pointsman.egress import AdminConfig
 from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
 from pointsman.health import HealthConfig
 from pointsman.keyring import Keyring
@@ -78,6 +79,7 @@ class Settings:
     memory: MemoryConfig
     llm_service: LlmServiceConfig
     plg: PlgConfig
+    admin: AdminConfig
     gpu_metrics_url: str | None
     media_hosts: tuple[str, ...]
     max_body_bytes: int
@@ -190,6 +192,7 @@ def _assemble(
         memory=MemoryConfig(**section("MEMORY")),
         llm_service=LlmServiceConfig(**section("MODEL")),
         plg=_plg(section("PLG"), given),
+        admin=AdminConfig(**section("ADMIN")),
         gpu_metrics_url=values["GPU_METRICS_URL"],
         media_hosts=values["MEDIA_HOSTS"],
         max_body_bytes=values["MAX_BODY_BYTES"],

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from pointsman.admission import AdmissionConfig
+from pointsman.breaker import BreakerConfig
 from pointsman.call import Fields, Timeouts
+from pointsman.egress import AdminConfig
 from pointsman.front import TcpAddress, UnixAddress
 from pointsman.health import HealthConfig
 from pointsman.keys import digest_of
@@ -51,6 +53,7 @@ CONFIG_OBJECTS = {
     "EJECTION": BreakerConfig,
     "PROGRESS": ProgressConfig,
     "UPSTREAM": UpstreamConfig,
+    "ADMIN": AdminConfig,
     **{f"SURFACES__{name.upper()}": SurfaceConfig for name in NAMES},
     "MODEL": LlmServiceConfig,
     "SECURITY": SecurityConfig,

@@ -1,6 +1,5 @@
 """`/admin/default-model`: which model answers calls that name none, changed while the router runs."""
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +9,7 @@ from pointsman.control.catalog import find_model
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
 from pointsman.control.operator import Desk
-from pointsman.errors import SEVERAL_WORKERS, RouterError
+from pointsman.following import Following
 from pointsman.registry import Registry
 from pointsman.surfaces.base import invalid, model_name, read_fields
 
@@ -18,12 +17,8 @@ _PATH = "/admin/default-model"
 _BODY_MAX_BYTES = 4096
 
 
-def router(registry: Registry, desk: Desk, workers: Callable[[], int | None]) -> APIRouter:
-    """The routes.
-
-    Args:
-        workers: how many processes serve; None: several.
-    """
+def router(registry: Registry, desk: Desk, following: Following) -> APIRouter:
+    """The routes."""
     routes = APIRouter(tags=["admin"])
 
     @routes.get(
@@ -47,12 +42,11 @@ def router(registry: Registry, desk: Desk, workers: Callable[[], int | None]) ->
                 raise invalid("model", "be given: the name of a model, or null")
             name = model_name(fields)
             model = None if name is None else find_model(registry, name)
-            if workers() != 1:
-                raise RouterError(SEVERAL_WORKERS)
-            old = registry.wanted()
-            registry.follow(registry.orders.naming(None if model is None else model.id))
+            model_id, old = None if model is None else model.id, registry.wanted()
+            followed = await following.order(lambda orders: orders.naming(model_id), action.who)
             new = registry.wanted()
             action.outcome = f"ok: {old} -> {new}"
-        return {"old": old, "model": new, "configured": registry.configured}
+            followed.check()
+        return {"old": old, "model": new, "configured": registry.configured, "workers": followed.workers}
 
     return routes

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from pointsman import audit
 from pointsman.errors import KEY_FORBIDDEN, RouterError
+from pointsman.events import Events, Kind
 from pointsman.guard import Caller, Guard
 from pointsman.keys import Need, Scope
 
@@ -19,15 +20,17 @@ _ASKS = frozenset({Scope.ADMIN, Scope.OPS})
 class Action:
     """What somebody is about to do; `outcome` says how it ended, for the audit log."""
 
+    who: str
     outcome: str = "ok"
 
 
 @contextmanager
-def audited(request: Request, what: str) -> Iterator[Action]:
+def audited(request: Request, what: str, events: Events | None = None) -> Iterator[Action]:
     """One action, which is on the audit log however it ends.
 
     Args:
         what: what is done, for the log.
+        events: where it is told too.
 
     Raises:
         RouterError: what the action raises.
@@ -36,7 +39,7 @@ def audited(request: Request, what: str) -> Iterator[Action]:
     who = f"address {caller.address}"
     if caller.key is not None:
         who = f"key {caller.key.name} at {caller.address}"
-    action = Action()
+    action = Action(who)
     try:
         yield action
     except RouterError as error:
@@ -47,13 +50,16 @@ def audited(request: Request, what: str) -> Iterator[Action]:
         raise
     finally:
         audit.note(who, what, action.outcome, request.state.request_id)
+        if events is not None:
+            events.note(Kind.ADMIN, f"{what}: {action.outcome}", who)
 
 
 class Desk:
     """Lets operators in, and writes down what they do."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, events: Events) -> None:
         self._guard = guard
+        self._events = events
 
     @contextmanager
     def action(self, request: Request, route: str, what: str, *, changes: bool) -> Iterator[Action]:
@@ -67,7 +73,7 @@ class Desk:
         Raises:
             RouterError: KEY_MISSING, KEY_WRONG or KEY_FORBIDDEN; what the action itself raises.
         """
-        with audited(request, what) as action:
+        with audited(request, what, self._events) as action:
             self.check(request, route, changes=changes)
             yield action
 

@@ -1,7 +1,7 @@
 """Is the router well: `/health`, `/live`, `/ready`, `/`, `/model-info`, `/metrics`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -46,7 +46,7 @@ def router(
     registry: Registry,
     access: AccessConfig,
     leaving: Callable[[], bool],
-    render_metrics: Callable[[], bytes] | None,
+    render_metrics: Callable[[], Awaitable[bytes]] | None,
 ) -> APIRouter:
     """The routes. `/health`, `/live` and `/ready` are open to everybody and tell strangers little.
 
@@ -95,10 +95,10 @@ def router(
     return routes
 
 
-def _add_metrics(routes: APIRouter, render: Callable[[], bytes]) -> None:
+def _add_metrics(routes: APIRouter, render: Callable[[], Awaitable[bytes]]) -> None:
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
-        return Response(render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _example(body: dict[str, Any]) -> dict[str, Any]:

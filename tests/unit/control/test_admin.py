@@ -33,10 +33,10 @@ async def test_the_default_model_changes_and_comes_back(app: Router, client: Cli
         alias = await http.put(PATH, json={"model": "distilbert/distilgpt2"})
         back = await http.put(PATH, json={"model": None})
     assert first.json() == {"model": None, "configured": None}
-    assert changed.json() == {"old": None, "model": "gemma-3-12b", "configured": None}
+    assert changed.json() == {"old": None, "model": "gemma-3-12b", "configured": None, "workers": 1}
     assert told == "gemma-3-12b"
     assert alias.json()["model"] == "distilgpt2"
-    assert back.json() == {"old": "distilgpt2", "model": None, "configured": None}
+    assert back.json() == {"old": "distilgpt2", "model": None, "configured": None, "workers": 1}
 
 
 async def test_null_is_what_the_settings_say(client: Client) -> None:
@@ -45,7 +45,8 @@ async def test_null_is_what_the_settings_say(client: Client) -> None:
     async with client(app) as http:
         await http.put(PATH, json={"model": "gemma-3-12b"})
         back = await http.put(PATH, json={"model": None})
-    assert back.json() == {"old": "gemma-3-12b", "model": "distilgpt2", "configured": "distilgpt2"}
+    told = {"old": "gemma-3-12b", "model": "distilgpt2", "configured": "distilgpt2", "workers": 1}
+    assert back.json() == told
 
 
 @pytest.mark.parametrize(

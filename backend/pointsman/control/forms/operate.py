@@ -40,8 +40,8 @@ CHANGE_DEFAULT = Form(
     {"model": _NAME},
     ("model",),
     {"model": "gemma-3-12b"},
-    record(old=_NAME, model=_NAME, configured=_NAME),
-    {"old": None, "model": "gemma-3-12b", "configured": None},
+    record(old=_NAME, model=_NAME, configured=_NAME, workers=COUNT),
+    {"old": None, "model": "gemma-3-12b", "configured": None, "workers": 1},
 )
 WARM = Form(
     "one token of each replica",

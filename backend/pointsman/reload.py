@@ -1,0 +1,117 @@
+"""Takes new settings while the router runs: on SIGHUP, and when a file of theirs has changed.
+
+They are read and checked whole, off the loop. Bad ones change nothing; log, events and a metric say so.
+A file counts as changed once it has stood still for one look, since an editor may be in the middle of it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pointsman.events import Events, Kind
+from pointsman.knobs import KNOBS
+from pointsman.settings import Settings, SettingsError
+from pointsman.source import Source
+
+LOOK_EVERY_S = 0.5
+_log = logging.getLogger("pointsman.reload")
+
+
+class Reloader:
+    """Reads the settings again, for one app.
+
+    Args:
+        first: the settings that the app began with.
+        workers: how many processes serve; None: several.
+        take: makes the app serve by other settings; gives one sentence of what changed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        first: Settings,
+        workers: Callable[[], int | None],
+        take: Callable[[Settings], Awaitable[str]],
+        events: Events,
+    ) -> None:
+        self.good = True  # the last reading
+        self.at = time.time()  # wall-clock seconds, of the last good one
+        self._source = source
+        self._first = {origin.name: origin.text for origin in first.origins}
+        self._workers = workers
+        self._take = take
+        self._events = events
+        self._asked = asyncio.Event()
+        self._now = first
+        self._seen = self._latest = source.marks(first)
+        self._had = self._there()
+        self._notices = set(first.notices)
+        self._waiting: frozenset[str] = frozenset()
+
+    def ask(self) -> None:
+        """Have the settings read again, whether or not a file has changed."""
+        self._asked.set()
+
+    async def keep(self) -> None:
+        """Look after the files until cancelled."""
+        while True:
+            await self._rest()
+            before, self._latest = self._latest, self._source.marks(self._now)
+            if self._asked.is_set():
+                self._asked.clear()
+                await self.reload("SIGHUP")
+            elif self._latest != self._seen and self._latest == before:
+                await self.reload("a changed file")
+
+    async def reload(self, why: str) -> bool:
+        """Read the settings and serve by them; False: they are bad, and those before are kept."""
+        self._seen = self._source.marks(self._now)
+        try:
+            fresh = await asyncio.to_thread(self._read)
+        except SettingsError as error:
+            self.good = False
+            _log.error("not reloaded: %s; the settings before are kept", error)
+            self._events.note(Kind.RELOAD, f"{why}: not reloaded, the settings before are kept: {error}")
+            return False
+        told = await self._take(fresh)
+        self.good, self.at = True, time.time()
+        self._had, self._now = self._there(), fresh
+        # A file that changed since then is not seen yet; one that is named only now was read just now.
+        seen, self._seen = self._seen, self._source.marks(fresh)
+        self._seen |= {path: mark for path, mark in seen.items() if path in self._seen}
+        self._latest = self._seen
+        _log.info("reloaded by %s: %s", why, told)
+        self._events.note(Kind.RELOAD, f"{why}: reloaded: {told}")
+        self._tell(fresh)
+        return True
+
+    def _read(self) -> Settings:
+        return self._source.read(self._workers() or 2, self._had)
+
+    def _tell(self, fresh: Settings) -> None:
+        for notice in fresh.notices:
+            if notice not in self._notices:
+                _log.warning("%s", notice)
+        self._notices = set(fresh.notices)
+        waiting = frozenset(
+            origin.name
+            for origin in fresh.origins
+            if KNOBS[origin.name].restart and origin.text != self._first[origin.name]
+        )
+        if waiting != self._waiting and waiting:
+            names = ", ".join(sorted(waiting))
+            _log.warning("%s: read at the start only; start anew for what was changed there", names)
+            self._events.note(Kind.RELOAD, f"{names}: changed, and in force at the next start only")
+        self._waiting = waiting
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._asked.wait()
+        except TimeoutError:
+            return
+
+    def _there(self) -> tuple[Path, ...]:
+        return tuple(path for path, mark in self._seen.items() if mark is not None)
