@@ -80,23 +80,27 @@ def test_every_operation_is_told_whole(app: Router) -> None:
             assert body is None or failures & {"400", "422"}, name
 
 
-def forms_of(value: object) -> object:
-    """What a JSON value is made of: the names in it, and the first entry of each list."""
-    if isinstance(value, dict):
-        return {name: forms_of(entry) for name, entry in value.items()}
-    return [forms_of(entry) for entry in value[:1]] if isinstance(value, list) else None
+def holds(told: object, example: object) -> bool:
+    """Whether all that an example names is in what is told."""
+    if isinstance(example, dict):
+        return isinstance(told, dict) and all(
+            name in told and holds(told[name], example[name]) for name in example
+        )
+    if isinstance(example, list) and example and isinstance(told, list) and told:
+        return holds(told[0], example[0])
+    return isinstance(told, list) is isinstance(example, list)
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
 async def test_examples_are_of_what_is_told(app: Router, client: Client, path: str) -> None:
-    """Each answers with the fields that its example has."""
+    """Nothing in an example is made up."""
     async with client(app, "10.1.2.3") as http:
         key = Key(b"k" * 32, signs_with=None)
         app.keyring.table = type(app.keyring.table)([replace(key, digest=digest_of("a-key-for-the-docs"))])
         named = path.replace("{model_id}", "distilgpt2").replace("{name}", "distilgpt2")
         answer = await http.get(named, headers={"x-api-key": "a-key-for-the-docs"})
     assert answer.status_code == 200
-    assert forms_of(answer.json()) == forms_of(EXAMPLES[path])
+    assert holds(answer.json(), EXAMPLES[path])
 
 
 @pytest.mark.parametrize("path", FORMS)
