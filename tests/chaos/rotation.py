@@ -69,7 +69,7 @@ def _served(engine: Emulator) -> int:
 def _in_rotation(router: Router, number: int) -> bool:
     """Whether a replica is sent work, as /models tells."""
     model = router.http.get(f"/models/{MODEL}").json()
-    return bool(model["replicas"][number]["status"] in {"up", "busy"})
+    return bool(model["replicas"][number]["state"] in {"up", "busy"})
 
 
 def _while_calling(
