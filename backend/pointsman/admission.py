@@ -150,22 +150,17 @@ class Admission:
         line = self._lines.get(model) or Line(self.config.newest_first_after_s)
         if len(line) >= self._room(model):
             displaced = line.displaced(waiter, now)
-            self._turn_away(displaced or waiter, model, line)
             if displaced is None:
-                raise waiter.refusal or none_left(model, run.call)
+                raise self._refusal(OVER_SHARE if line.crowds(waiter) else QUEUE_FULL, model)
+            line.leave(displaced)
+            rivals = displaced.priority is waiter.priority  # parties of one class; else a class gives way
+            displaced.refusal = self._refusal(OVER_SHARE if rivals else QUEUE_FULL, model)
+            displaced.end()
         line.join(waiter)
         if not self._lines:
             self._look_later()
         self._lines[model] = line
         return waiter
-
-    def _turn_away(self, waiter: _Waiting, model: Model, line: Line[_Waiting]) -> None:
-        """Tell one that the line is full: it is over its share of it, or all have too many waiting."""
-        kind = OVER_SHARE if line.crowds(waiter) else QUEUE_FULL
-        waiter.refusal = self._refusal(kind, model)
-        if waiter in line:
-            line.leave(waiter)
-            waiter.end()
 
     def _hand_out(self, model: Model) -> None:
         """Hand out the slots that are free now."""

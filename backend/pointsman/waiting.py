@@ -187,14 +187,13 @@ class Line(Generic[_W]):
         pick = iter if largest.late(now - self._patience_s) else reversed
         return next(pick(party.waiters))
 
-    def crowds(self, waiter: _W) -> bool:
-        """Whether the party has more waiting in its class than an equal share; this one is counted."""
-        kind = self._classes[waiter.priority]
-        party = kind.parties.get(waiter.party)
-        more = waiter not in kind.waiters
-        own = (0 if party is None else len(party.waiters)) + more
+    def crowds(self, newcomer: _W) -> bool:
+        """Whether the party would have more waiting in its class than an equal share."""
+        kind = self._classes[newcomer.priority]
+        party = kind.parties.get(newcomer.party)
+        own = 1 + (0 if party is None else len(party.waiters))
         parties = len(kind.parties) + (party is None)
-        return parties > 1 and own * parties > len(kind.waiters) + more
+        return parties > 1 and own * parties > len(kind.waiters) + 1
 
 
 def retry_after_s(waiting: int, slots: int, service_s: float, jitter: float) -> int:

@@ -213,7 +213,6 @@ def test_the_party_with_most_waiting_gives_way() -> None:
     out = line.displaced(One("c1"), 0.0)
     assert out is not None
     assert out.name == "a3"
-    assert line.crowds(out)
     assert line.displaced(One("a4"), 0.0) is None
     assert line.crowds(One("a4"))
     even = line_of("a1", "b1")
