@@ -50,6 +50,7 @@ FAULTS: Mapping[str, Kind] = MappingProxyType(
         "reset_if_reused": Kind("as reset_before_headers, on reused connections only"),
         "close_before_headers": Kind("read the request, then end the connection without a byte"),
         "close_if_reused": Kind("as close_before_headers, on reused connections only"),
+        "die": Kind("read the request, then the process is gone, as by SIGKILL"),
         # instead of the answer
         "hang_before_headers": Kind("never answer"),
         "delay": Kind("answer S seconds late", "S"),

@@ -1,6 +1,8 @@
 """Faults that answer instead of the engine, or keep it from answering."""
 
 import asyncio
+import os
+import signal
 
 from emulator.dialect import Dialect, Exchange, Whole
 
@@ -18,6 +20,8 @@ async def meet(exchange: Exchange, dialect: Dialect) -> bool:
     plan, outlet = exchange.plan, exchange.outlet
     if not plan:
         return False
+    if "die" in plan:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "reset_before_headers" in plan or "reset_if_reused" in plan:
         raise outlet.sever(reset=True)
     if "close_before_headers" in plan or "close_if_reused" in plan:

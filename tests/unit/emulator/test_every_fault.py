@@ -29,7 +29,7 @@ def test_every_fault_strikes_and_passes(start: Any, engine: str) -> None:
     """After each fault nothing runs any more, and at the end an answer is good again."""
     base = start(engine, "--ttft-ms", "1", "--tokens-per-s", "0")
     path, body = _BODIES[engine]
-    names = [name for name, kind in FAULTS.items() if kind.scope is Scope.GENERATE]
+    names = [name for name, kind in FAULTS.items() if kind.scope is Scope.GENERATE and name != "die"]
     with httpx.Client(base_url=base, timeout=5) as control, httpx.Client(base_url=base) as client:
         for name in names:
             for stream in (False, True):
