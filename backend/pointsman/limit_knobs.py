@@ -56,6 +56,8 @@ STORE = section(
     {
         "url": (_STORE, "Where limits, history and cache are kept: in this process, or in Redis for all."),
         "ca_file": (FILE, "Certificates (PEM) that rediss:// is checked with; unset: the system's."),
+        "client_cert": (FILE, "Certificate (PEM) shown to a Redis that asks for one."),
+        "client_key": (FILE, "Its private key (PEM), unless in the same file."),
         "prefix": (NAME, "Begins each key in Redis; two installations on one Redis need two."),
         "timeout_s": (number(0.001, 10), "For one operation of Redis, connecting included."),
         "connections": (whole(1, 10_000), "To Redis, at most."),

@@ -5,7 +5,6 @@ import contextlib
 import os
 import pty
 import select
-import shutil
 import socket
 import ssl
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 import pytest
 
+from certificates import Authority, Identity, openssl
 from pointsman.replica import Endpoint, Engine, Replica
 from pointsman.upstream import Pool, Resolver, UpstreamConfig
 from processes import BACKEND, Emulator, Router, wait_for
@@ -33,68 +33,8 @@ _UNCHECKED = {"HEALTH__INTERVAL_CHANGING_S": "3600"}  # the first check comes so
 # --- certificates
 
 
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its private key, as PEM files."""
-
-    cert: Path
-    key: Path
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority of our own, by the openssl command."""
-
-    folder: Path
-    own: Identity
-
-    @classmethod
-    def found(cls, folder: Path, name: str) -> Self:
-        own = Identity(folder / f"{name}.pem", folder / f"{name}.key")
-        extensions = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
-        # The name's extensions of openssl's own config would come twice, so there is none.
-        config = folder / "empty.cnf"
-        config.write_text("[req]\ndistinguished_name=dn\n[dn]\n", encoding="ascii")
-        openssl(
-            *("req", "-x509", "-config", config, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", own.key, "-out", own.cert),
-            *(part for extension in extensions for part in ("-addext", extension)),
-            *("-addext", "subjectKeyIdentifier=hash"),
-        )
-        return cls(folder, own)
-
-    def issue(self, name: str, *also: str) -> Identity:
-        """A certificate for `name` and for further names such as `DNS:localhost`."""
-        made = Identity(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        lines = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
-        lines += ["subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid"]
-        lines += [f"subjectAltName={','.join(also)}"] if also else []
-        extensions.write_text("\n".join(lines), encoding="ascii")
-        openssl(
-            *("req", "-new", "-config", self.folder / "empty.cnf", "-newkey", "ec"),
-            *("-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}"),
-            *("-keyout", made.key, "-out", request),
-        )
-        openssl(
-            *("x509", "-req", "-in", request, "-CA", self.own.cert, "-CAkey", self.own.key, "-days", "2"),
-            *("-set_serial", str(int.from_bytes(os.urandom(8)) >> 1), "-extfile", extensions),
-            *("-out", made.cert),
-        )
-        return made
-
-
-def openssl(*arguments: str | Path) -> None:
-    """Run the openssl command."""
-    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    if shutil.which("openssl") is None:
-        reason = "the openssl command is not there to make certificates with"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return Authority.found(tmp_path_factory.mktemp("authority"), "authority")
 
 

@@ -1,6 +1,8 @@
 """Where the store is and how it is spoken to. Needs nothing of Redis, so it can be read without the extra."""
 
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 MEMORY = "memory://"
@@ -16,7 +18,9 @@ class StoreConfig:
     """
 
     url: str = MEMORY  # or redis://, rediss:// (TLS), unix://, with user, password and number of the database
-    ca_file: str | None = None  # PEM, for rediss://; None: the system's trust store
+    ca_file: Path | None = None  # PEM, for rediss://; None: the system's trust store
+    client_cert: Path | None = None  # PEM, shown where Redis asks for one
+    client_key: Path | None = None  # PEM, unless in the same file
     prefix: str = "pointsman:"  # of all keys; two installations on one Redis need two
     timeout_s: float = 0.05  # for one operation, connecting included; above 0
     connections: int = 32  # at most; an operation that finds none free waits within its timeout; at least 1
@@ -26,6 +30,15 @@ class StoreConfig:
     def __post_init__(self) -> None:
         if self.url != MEMORY:
             _check(self.url)
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("client_key of the store is set without client_cert")
+        try:
+            self.tls()
+        except OSError:  # ssl.SSLError is one
+            name = "ca_file" if self.client_cert is None else "client_cert"
+            raise ValueError(
+                f"{name} of the store cannot be used for TLS; give readable PEM files that fit together"
+            ) from None
         for name in ("timeout_s", "pause_s", "pause_max_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of the store must be more than 0 seconds")
@@ -36,6 +49,20 @@ class StoreConfig:
     def in_memory(self) -> bool:
         """Whether it is this process's memory, shared with nobody."""
         return self.url == MEMORY
+
+    def tls(self) -> ssl.SSLContext | None:
+        """The context for `rediss://`; None: no TLS.
+
+        Raises:
+            OSError: a file is missing or holds no certificate.
+        """
+        if not self.url.startswith("rediss:"):
+            return None
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.client_cert is not None:
+            # A password is given, though none is right: without one OpenSSL asks for it on the terminal.
+            context.load_cert_chain(self.client_cert, self.client_key, password="")
+        return context
 
 
 def _check(url: str) -> None:

@@ -12,7 +12,7 @@ import logging
 import ssl
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
@@ -20,6 +20,16 @@ from pointsman.store.base import Unavailable
 from pointsman.store.config import StoreConfig
 from pointsman.store.scripts import Script
 
+# By OpenSSL's number (x509_vfy.h); its own sentence may hold the server's name.
+_VERDICTS = {
+    10: "it has expired",
+    18: "it is signed by itself",
+    19: "its authority is unknown",
+    20: "its authority is unknown",
+    62: "it is for another name",
+    64: "it is for another address",
+}
+_UNSHOWN = "Redis ended the connection; if it asks for a certificate, set STORE__CLIENT_CERT"
 _log = logging.getLogger("pointsman.store")
 _FAULTS = (RedisError, OSError, ValueError)  # ValueError: what answers is no Redis
 
@@ -34,8 +44,7 @@ class Link:
         # Times are ours: the library's would wrap each write in a task, and lose a cancel now and then.
         self._options = options | {"socket_timeout": None, "socket_connect_timeout": None}
         self._options |= {"protocol": 2, "driver_info": None}  # no greeting: one round trip less
-        if config.url.startswith("rediss:"):
-            self._options |= {"ssl_min_version": ssl.TLSVersion.TLSv1_2, "ssl_ca_certs": config.ca_file}
+        self._tls = config.tls()
         self._idle: list[AbstractConnection] = []
         self._free = asyncio.Semaphore(config.connections)
         self._up = asyncio.Event()
@@ -122,6 +131,9 @@ class Link:
                 return connection
             await self._discard(connection)
         connection = self._kind(**self._options)
+        if isinstance(connection, SSLConnection):
+            # Its own would read the system's certificates for each connection: longer than Redis may take.
+            connection.ssl_context.context = self._tls
         self.open += 1
         try:
             await connection.connect()
@@ -164,10 +176,33 @@ class Link:
 
     def _reason(self, fault: Exception) -> str:
         """A clause for people: no address, no key, no text of the server's but its code word."""
+        tls_reason = _tls_reason(fault)
+        if tls_reason is not None:
+            return tls_reason
         if isinstance(fault, TimeoutError):
             return f"Redis did not answer within {self._config.timeout_s * 1000:g} ms"
         if isinstance(fault, AuthenticationError):
             return "Redis refuses the user or the password"
         if isinstance(fault, ResponseError):
             return f"Redis refuses commands ({type(fault).__name__.removesuffix('Error')})"
+        if self._tls is not None and self._config.client_cert is None and _ended(fault):
+            return _UNSHOWN  # asyncio may drop the alert by which a server says so
         return "Redis cannot be reached"
+
+
+def _ended(fault: Exception) -> bool:
+    """Whether a connection that was there was ended."""
+    return isinstance(fault.__cause__ or fault.__context__, ConnectionResetError | BrokenPipeError)
+
+
+def _tls_reason(fault: BaseException) -> str | None:
+    """What TLS failed by, a clause without any name; None: by nothing."""
+    cause: BaseException | None = fault
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = _VERDICTS.get(cause.verify_code, "it cannot be verified")
+        return f"the certificate of Redis is not trusted: {why}; see STORE__CA_FILE and STORE__URL"
+    if cause is not None and "CERTIFICATE_REQUIRED" in (cause.reason or ""):
+        return _UNSHOWN
+    return None if cause is None else "the TLS handshake with Redis failed"
