@@ -21,7 +21,7 @@ from pointsman.channel import Channel
 from pointsman.control import plg
 from pointsman.edition import Edition
 from pointsman.events import Kind
-from pointsman.families import RELOAD_OK, RELOADED_AT, Family
+from pointsman.families import BUFFERED, RELOAD_OK, RELOADED_AT, Family
 from pointsman.joined_page import join
 from pointsman.keyring import Keyring
 from pointsman.log import Sink, configure
@@ -122,12 +122,10 @@ class Router(FastAPI):
 
     def _own_metrics(self) -> bytes:
         parts, reloader = self.parts, self.reloader
-        figures: dict[Family, float] = {}
+        figures: dict[Family, float] = {BUFFERED: parts.buffer.held}
         if reloader is not None:
             figures |= {RELOAD_OK: int(reloader.good), RELOADED_AT: reloader.at}
-        return parts.metrics.render(
-            parts.access_log.dropped, parts.tables, figures
-        )
+        return parts.metrics.render(parts.access_log.dropped, parts.tables, parts.admission.queued(), figures)
 
     async def _renew(self, settings: Settings) -> str:
         """Serve by other settings from the next request on; gives what changed."""

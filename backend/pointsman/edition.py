@@ -108,7 +108,7 @@ class Edition:
         )
         for routes in (
             status.router(registry, settings.access, lambda: process.leaving, metrics),
-            catalog.router(registry, settings.public_url),
+            catalog.router(registry, settings.public_url, parts.admission.queued),
             admin.router(registry, desk, parts.following),
             replicas.router(
                 parts.roster,

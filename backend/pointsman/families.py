@@ -27,6 +27,7 @@ _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 _TTFT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 120.0)
 _PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.2, 0.4, 1.0, 2.5)
 _WHOLE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+_WAIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
 _OWN_S = (0.00005, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.01, 0.05, 0.1, 0.25, 1.0)
 
 REQUESTS = Family(
@@ -68,7 +69,8 @@ OVERHEAD = Family(
     "pointsman_overhead_seconds",
     _H,
     ("model",),
-    "The router's own share: from accepting the request to sending it on, where one attempt was enough. "
+    "The router's own share: from accepting the request to sending it on, where one attempt was enough "
+    "and a slot was free. "
     "Reading the body from the client and connecting to the engine are within it.",
     _OWN_S,
 )
@@ -87,6 +89,16 @@ HTTP_DURATION = Family(
     "From accepting the request to the end of the exchange, by route.",
     _WHOLE_S,
 )
+QUEUE_WAIT = Family(
+    "pointsman_queue_wait_seconds",
+    _H,
+    ("model",),
+    "Exchanges for which no slot was free: time in the queue, whether they got one or not.",
+    _WAIT_S,
+)
+QUEUED = Family("pointsman_queue_length", _G, ("model",), "Requests that wait for a slot of a replica, now.")
+SLOTS = Family("pointsman_slots", _G, ("model", "replica"), "Requests that a replica may have at once, now.")
+BUFFERED = Family("pointsman_buffered_bytes", _G, (), "Bytes of all request bodies that are held, now.")
 IN_FLIGHT = Family(
     "pointsman_in_flight", _G, ("model", "replica"), "Requests sent to a replica and not ended, now."
 )

@@ -38,8 +38,11 @@ from pointsman.families import (
     LOG_DROPPED,
     OVERHEAD,
     PER_TOKEN,
+    QUEUE_WAIT,
+    QUEUED,
     REPLICA_UP,
     REQUESTS,
+    SLOTS,
     TOKENS,
     TTFT,
     Family,
@@ -115,7 +118,7 @@ class Metrics:
         }
         self.histograms: dict[Family, _Histograms] = {
             family: _Histograms(family.buckets)
-            for family in (TTFT, PER_TOKEN, DURATION, OVERHEAD, HTTP_DURATION)
+            for family in (TTFT, PER_TOKEN, DURATION, OVERHEAD, HTTP_DURATION, QUEUE_WAIT)
         }
         # A family's hash is that of all its text: too slow for each exchange.
         self._requests, self._ends = self.counts[REQUESTS], self.counts[ENDS]
@@ -155,12 +158,14 @@ class Metrics:
         for tried in exchange.attempts:
             own = model if tried.model_id in ("", exchange.model_id) else self._model(tried.model_id)
             self._attempts[own, self._replica(tried.replica_id), tried.end.label] += 1
+        if exchange.queued_s:
+            self.histograms[QUEUE_WAIT][model,].add(exchange.queued_s)
         if exchange.sent_at:
             self._observe_answer(exchange, model)
 
     def _observe_answer(self, exchange: Exchange, model: str) -> None:
         replica = self._replica(exchange.replica_id)
-        if len(exchange.attempts) == 1:
+        if len(exchange.attempts) == 1 and not exchange.queued_s:
             self._overhead[model,].add(exchange.sent_at - exchange.started_at)
         if exchange.prompt_tokens:
             self._tokens[model, replica, "prompt"] += exchange.prompt_tokens
@@ -195,6 +200,7 @@ class Metrics:
         self,
         log_dropped: int = 0,
         tables: Mapping[str, int] = MappingProxyType({}),
+        queued: Mapping[str, int] = MappingProxyType({}),
         figures: Mapping[Family, float] = MappingProxyType({}),
     ) -> bytes:
         """Everything in Prometheus' text format 0.0.4.
@@ -204,6 +210,7 @@ class Metrics:
         Args:
             log_dropped: log lines lost so far, as the log counted them.
             tables: entries of the tables that callers fill, by name.
+            queued: how many wait, by model, where any do.
             figures: further values, of families without labels.
         """
         self._settle()
@@ -217,6 +224,9 @@ class Metrics:
         page = [_plain(family, list(series.items())) for family, series in self.counts.items()]
         page += [_buckets(family, list(series.items())) for family, series in self.histograms.items()]
         page.append(_plain(IN_FLIGHT, [((r.model_id, r.id), r.in_flight) for r in replicas]))
+        page.append(_plain(SLOTS, [((r.model_id, r.id), r.slots) for r in replicas]))
+        waiting = {r.model_id: queued.get(r.model_id, 0) for r in replicas}
+        page.append(_plain(QUEUED, [((model,), count) for model, count in waiting.items()]))
         page.append(_plain(REPLICA_UP, states))
         page.append(_plain(ENTRIES, [((table,), n) for table, n in tables.items()]))
         page.append(_plain(LOG_DROPPED, [((), log_dropped)]))

@@ -118,6 +118,7 @@ def test_the_fields_of_a_line(pipe: Pipe) -> None:
         "error_code": "",
         "stream": True,
         "ttft_ms": 250.0,
+        "queued_ms": None,
         "duration_ms": 1234.56,
         "latency_ms": 1234.56,
         "prompt_tokens": 20,
@@ -132,6 +133,12 @@ def test_what_never_came_is_null(pipe: Pipe) -> None:
     """An exchange without a first event has no TTFT, and not a TTFT of 0."""
     (line,) = written(pipe, streamed(first_event_at=0.0))
     assert json.loads(line)["ttft_ms"] is None
+
+
+def test_a_wait_for_a_slot_is_told(pipe: Pipe) -> None:
+    """In milliseconds, within the whole time."""
+    (line,) = written(pipe, streamed(queued_s=0.25))
+    assert json.loads(line)["queued_ms"] == 250.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
-from pointsman.families import FAMILIES, Kind
+from pointsman.families import BUFFERED, FAMILIES, RELOAD_OK, RELOADED_AT, Kind
 from pointsman.metrics import Metrics
 from pointsman.replica import Endpoint, Engine, Health, Replica, Standing, State
 
@@ -199,6 +199,27 @@ def test_gauges_are_read_when_somebody_looks() -> None:
         assert shown == (state is Standing.UP)
 
 
+def test_queues_and_slots_are_read_when_somebody_looks() -> None:
+    """How many wait for each model that has replicas, 0 where nobody does, and what each replica may have."""
+    view = pools()
+    view.replicas[1].slots = 7
+    page = read(Metrics(view, (CHAT,)).render(queued={"gemma": 3}))
+    assert value(page, "pointsman_queue_length", model="gemma") == 3
+    assert value(page, "pointsman_queue_length", model="gpt2") == 0
+    assert value(page, "pointsman_slots", model="gemma", replica="gemma-0") == 128
+    assert value(page, "pointsman_slots", model="gemma", replica="gemma-1") == 7
+
+
+def test_a_wait_for_a_slot_is_measured_by_itself() -> None:
+    """Of those that waited, whatever came of it; it is no overhead of ours."""
+    refused = streamed(queued_s=15.01, status=503, end=attempt.QUEUE_TIMEOUT, attempts=[], sent_at=0.0)
+    page = counted(streamed(), streamed(queued_s=0.2), refused)
+    assert value(page, "pointsman_queue_wait_seconds_count", model="gemma") == 2
+    assert value(page, "pointsman_queue_wait_seconds_bucket", model="gemma", le="0.25") == 1
+    assert value(page, "pointsman_overhead_seconds_count", model="gemma") == 1
+    assert value(page, "pointsman_request_end_total", model="gemma", end="queue_timeout") == 1
+
+
 def test_replicas_that_left_take_their_series_with_them() -> None:
     """After a replica and a model are gone their series are too; others keep their counts; new ones count."""
     view = pools()
@@ -232,7 +253,8 @@ def test_every_family_is_on_the_page_and_no_other() -> None:
     """`FAMILIES` and the page hold the same names, kinds and help texts."""
     metrics = Metrics(pools(), (CHAT,))
     metrics.observe(streamed())
-    page = metrics.render(log_dropped=3).decode()
+    figures = dict.fromkeys((BUFFERED, RELOAD_OK, RELOADED_AT), 1.0)
+    page = metrics.render(log_dropped=3, figures=figures).decode()
     others = ("process_", "python_")
     shown = {f.name: f for f in text_string_to_metric_families(page) if not f.name.startswith(others)}
     for family in FAMILIES:

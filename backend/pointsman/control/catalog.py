@@ -1,5 +1,6 @@
 """What can be called: `/models` in seed 003's shape and `/v1/models` in OpenAI's."""
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,15 @@ from pointsman.registry import Model, Registry
 from pointsman.replica import Replica
 
 
-def router(registry: Registry, public_url: str | None) -> APIRouter:
-    """The routes. `public_url` is the router's own base URL; None: as the request addressed it."""
+def router(
+    registry: Registry, public_url: str | None, queued: Callable[[], Mapping[str, int]] = dict
+) -> APIRouter:
+    """The routes.
+
+    Args:
+        public_url: the router's own base URL; None: as the request addressed it.
+        queued: how many calls wait for a slot, by model, where any do.
+    """
     routes = APIRouter(tags=["models"])
 
     def find(name: str) -> Model:
@@ -23,11 +31,12 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
 
     @routes.get("/models", summary="All models with their availability")
     async def models(request: Request) -> list[dict[str, Any]]:
-        return [describe(model, base(request), request) for model in offered(registry, request)]
+        waiting, own = queued(), base(request)
+        return [describe(model, own, request, waiting) for model in offered(registry, request)]
 
     @routes.get("/models/{model_id}", summary="One model")
     async def model(model_id: str, request: Request) -> dict[str, Any]:
-        return describe(find(model_id), base(request), request)
+        return describe(find(model_id), base(request), request, queued())
 
     @routes.get("/models/{model_id}/health", summary="Health of one model and its replicas")
     async def health(model_id: str, request: Request) -> dict[str, Any]:
@@ -41,6 +50,7 @@ def router(registry: Registry, public_url: str | None) -> APIRouter:
             "state": now.standing.value,
             "reason": now.reason,
             "since": stamp(now.since),
+            "queued": queued().get(found.id, 0),
             "replicas": [replica_view(replica, is_ops(request)) for replica in found.pool],
         }
 
@@ -90,7 +100,7 @@ def endpoint_of(model: Model, base_url: str) -> str:
     return f"{base_url}/models/{model.id}"
 
 
-def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
+def describe(model: Model, base_url: str, request: Request, queued: Mapping[str, int]) -> dict[str, Any]:
     """A model in seed 003's shape, ours beside it."""
     now = best(model.pool)
     return {
@@ -106,6 +116,7 @@ def describe(model: Model, base_url: str, request: Request) -> dict[str, Any]:
         "aliases": list(model.config.aliases),
         "fallbacks": list(model.config.fallbacks),
         "policy": model.config.policy,
+        "queued": queued.get(model.id, 0),
         "replicas": [replica_view(replica, is_ops(request)) for replica in model.pool],
     }
 

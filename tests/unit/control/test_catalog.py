@@ -51,6 +51,15 @@ async def test_health_of_a_model_names_the_reason(app: Router, client: Client) -
     assert found["since"] == "2023-11-14T22:13:20Z"
 
 
+async def test_slots_and_queue_are_shown(app: Router, client: Client) -> None:
+    """How many calls each replica takes at once, and how many wait for the model."""
+    async with client(app) as http:
+        for path in ("/models/gemma-3-12b", "/models/gemma-3-12b/health"):
+            found = (await http.get(path)).json()
+            assert found["queued"] == 0
+            assert [replica["slots"] for replica in found["replicas"]] == [128, 128]
+
+
 async def test_a_model_is_as_well_as_its_best_replica(app: Router, client: Client) -> None:
     """One replica up is enough to be available."""
     app.registry.models["gemma-3-12b"].pool[0].health = Health(State.MISCONFIGURED, "401", 1.0)
