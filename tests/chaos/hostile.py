@@ -139,7 +139,7 @@ def addresses(size: Size) -> Iterable[Figure]:
     yield Figure(f"taken for somebody else ({'; '.join(wrong[:3])})", len(wrong), most=0)
 
 
-_PROXIED = {"TRUSTED_PROXIES": "127.0.0.0/8,10.0.0.0/8", "ALLOWED_NETWORKS": "0.0.0.0/0,::/0"}
+_PROXIED = {"TRUSTED_PROXIES": "127.0.0.0/8,10.0.0.0/8", "DISABLE_IP_RESTRICTION": "true"}
 _C, _V6 = "198.51.100.7", "2001:db8::1"
 
 
