@@ -21,7 +21,7 @@ EMULATOR = ROOT / "backend" / "emulator"
 # Root 5, inbound 4, outbound 3, memory 2, decisions 1, words 0. A package stands for all its modules.
 FLOORS = {
     **dict.fromkeys(("main", "__main__", "app", "cli", "master", "settings", "log", "line_writer"), 5),
-    **dict.fromkeys(("admin_knobs", "edition", "parts", "reload", "source"), 5),
+    **dict.fromkeys(("admin_knobs", "edition", "parts", "reload", "sections", "source", "upstream_knobs"), 5),
     **dict.fromkeys(
         (
             "admission_knobs",

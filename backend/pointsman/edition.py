@@ -83,6 +83,7 @@ class Edition:
             root_path=settings.root_path,
             **({} if settings.docs else _NO_DOCS),
         )
+        self._loads = LoadReader(settings.upstream.tls)
         self._add_control_routes(parts, process)
         docs.install(self.api, self.routes)
         faults.install(self.api)
@@ -91,18 +92,26 @@ class Edition:
             self.api, self.guard, self.limiter, settings.cors, settings.key_needs, largest, parts.running
         )
 
+    @property
+    def tables(self) -> dict[str, int]:
+        """Entries of the tables that callers fill, by name."""
+        return {**self.guard.sizes(), "rules": len(self.limiter), "load_pages": len(self._loads)}
+
     def _add_control_routes(self, parts: Parts, process: Process) -> None:
         settings, registry = self.settings, parts.registry
         metrics: Callable[[], Awaitable[bytes]] | None = (
             process.render_metrics if settings.metrics.enabled else None
         )
         desk = Desk(self.guard, parts.events)
+        changes = replicas.Changes(
+            parts.roster, parts.following, settings.admin.replica_networks, lambda: process.leaving
+        )
         need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
         rate_limited = settings.surface_limits[LlmService.name].enabled
         sources = plg.Sources(
             registry,
             parts.census,
-            LoadReader(settings.upstream.tls),
+            self._loads,
             parts.availability,
             settings.gpu_metrics_url,
         )
@@ -110,13 +119,7 @@ class Edition:
             status.router(registry, settings.access, lambda: process.leaving, metrics),
             catalog.router(registry, settings.public_url, parts.admission.queued),
             admin.router(registry, desk, parts.following),
-            replicas.router(
-                parts.roster,
-                desk,
-                parts.following,
-                settings.admin.replica_networks,
-                lambda: process.leaving,
-            ),
+            replicas.router(parts.roster, desk, changes),
             happenings.router(parts.chronicle, desk),
             warm.router(registry, parts.forwarder, desk),
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),

@@ -1,7 +1,7 @@
 """One setting: its names, its kind of value, its default and what it says."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pointsman.values import Kind
@@ -44,20 +44,15 @@ class Knob:
         return "" if self.default is None else self.kind.show(self.default)
 
 
-def section(
-    name: str,
-    defaults: object,
-    rows: dict[str, tuple[Kind, str]],
-    *,
-    at_start: Collection[str] = (),
-    **also: tuple[str, ...],
-) -> tuple[Knob, ...]:
-    """The knobs of a section, one for each field of its config object.
+def at_start(knobs: Iterable[Knob], *names: str) -> tuple[Knob, ...]:
+    """The knobs, of which those with these names, or all, are read at the start only."""
+    return tuple(replace(knob, restart=True) if not names or knob.name in names else knob for knob in knobs)
 
-    Args:
-        at_start: fields that are read at the start only.
-        also: further names by field.
-    """
+
+def section(
+    name: str, defaults: object, rows: dict[str, tuple[Kind, str]], **also: tuple[str, ...]
+) -> tuple[Knob, ...]:
+    """The knobs of a section, one for each field of its config object; `also` are further names by field."""
     return tuple(
         Knob(
             f"{name}__{field.upper()}",
@@ -65,7 +60,6 @@ def section(
             getattr(defaults, field),
             sentence,
             also.get(field, ()),
-            restart=field in at_start,
         )
         for field, (kind, sentence) in rows.items()
     )

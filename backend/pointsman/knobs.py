@@ -16,7 +16,7 @@ from pointsman.ejection_knobs import EJECTION, PROGRESS
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.front_knobs import CLIENTS
 from pointsman.health import HealthConfig
-from pointsman.knob import Knob, section
+from pointsman.knob import Knob, at_start, section
 from pointsman.limit_knobs import LIMITS, MEMORY, RATE_LIMIT, STORE
 from pointsman.metrics import MetricsConfig
 from pointsman.origin import CorsConfig
@@ -24,7 +24,7 @@ from pointsman.recall_knobs import CACHE, CHAT_HISTORY, SINGLE_FLIGHT
 from pointsman.retry import RetryConfig
 from pointsman.screening import SecurityConfig
 from pointsman.surface_knobs import LLM_SERVICE, MODELS_BY_SURFACE, PLG
-from pointsman.upstream import UpstreamConfig
+from pointsman.upstream_knobs import UPSTREAM
 from pointsman.values import (
     FILE,
     HOST,
@@ -102,6 +102,7 @@ _FRONT = (
     Knob("GPU_METRICS_URL", URL, None, "Metrics of the GPUs (DCGM exporter or alike), for /api/metrics."),
     Knob("CONFIG_FILE", FILE, None, "The config file; unset: config.yml, where it exists.", in_file=False),
 )
+_AT_START = ("HOST", "PORT", "LISTEN", "KEEP_ALIVE_S", "GRACE_S", "DRAIN_S", "LOG_FORMAT")
 _ACCESS = (
     Knob("ALLOWED_NETWORKS", NETWORKS, _access.allowed, "Who may use the service."),
     Knob("DENIED_NETWORKS", NETWORKS, _access.denied, "Who may not, whatever else is allowed."),
@@ -190,37 +191,14 @@ _HEALTH = section(
     },
     timeout_s=("LLM_API_HEALTH_CHECK_TIMEOUT",),
 )
-_UPSTREAM = (
-    Knob(
-        "UPSTREAM__CA_FILE",
-        FILE,
-        UpstreamConfig().ca_file,
-        "Certificates (PEM) that engines' TLS is checked with; unset: the system's.",
-        also=("UPSTREAM_CA_FILE",),
-    ),
-    *section(
-        "UPSTREAM",
-        UpstreamConfig(),
-        {
-            "client_cert": (FILE, "Certificate (PEM) shown to engines."),
-            "client_key": (FILE, "Its private key (PEM), unless in the same file."),
-            "idle_expiry_s": (
-                number(0.1, 3600),
-                "How long idle connections are kept; unset: what fits the engine.",
-            ),
-        },
-        idle_expiry_s=("LLM_API_KEEPALIVE_EXPIRY",),
-    ),
-)
-
 GROUPS: dict[str, tuple[Knob, ...]] = {
-    "HTTP front": (*_FRONT, *CLIENTS),
+    "HTTP front": (*at_start(_FRONT, *_AT_START), *at_start(CLIENTS)),
     "Who may come in": _ACCESS,
     "API keys": _KEYS,
     "Limits of callers": LIMITS,
     "Limits of /v1/generate and /v1/chat": RATE_LIMIT,
-    "Store": STORE,
-    "Tables of limits in a worker's own memory": MEMORY,
+    "Store": at_start(STORE),
+    "Tables of limits in a worker's own memory": at_start(MEMORY),
     "Models": _MODELS,
     "Models by surface; the README tells which routes are whose": MODELS_BY_SURFACE,
     "What /v1/generate and /v1/chat take where a call does not say": LLM_SERVICE,
@@ -235,7 +213,7 @@ GROUPS: dict[str, tuple[Knob, ...]] = {
     "Health checks": _HEALTH,
     "Ejection of replicas whose calls fail, per worker process": EJECTION,
     "Engines that hang": PROGRESS,
-    "Connections to engines": _UPSTREAM,
+    "Connections to engines": at_start(UPSTREAM),
     "What operators may do while the router runs": ADMIN,
 }
 KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS.values() for knob in group}

@@ -8,11 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pointsman.events import Events, Kind
 from pointsman.knobs import KNOBS
-from pointsman.settings import Settings, SettingsError
+from pointsman.settings import Settings, SettingsError, check_workers
 from pointsman.source import Source
 
 LOOK_EVERY_S = 0.5
@@ -39,7 +40,7 @@ class Reloader:
         self.good = True  # the last reading
         self.at = time.time()  # wall-clock seconds, of the last good one
         self._source = source
-        self._first = {origin.name: origin.text for origin in first.origins}
+        self._begun = first
         self._workers = workers
         self._take = take
         self._events = events
@@ -88,17 +89,23 @@ class Reloader:
         return True
 
     def _read(self) -> Settings:
-        return self._source.read(self._workers() or 2, self._had)
+        workers, begun = self._workers() or 2, self._begun
+        fresh = self._source.read(workers, self._had)
+        # What is made at the start stays as it is, so the rest must fit that.
+        fresh = replace(fresh, store=begun.store, memory=begun.memory, upstream=begun.upstream)
+        check_workers(fresh, workers)
+        return fresh
 
     def _tell(self, fresh: Settings) -> None:
         for notice in fresh.notices:
             if notice not in self._notices:
                 _log.warning("%s", notice)
         self._notices = set(fresh.notices)
+        first = {origin.name: origin.text for origin in self._begun.origins}
         waiting = frozenset(
             origin.name
             for origin in fresh.origins
-            if KNOBS[origin.name].restart and origin.text != self._first[origin.name]
+            if KNOBS[origin.name].restart and origin.text != first[origin.name]
         )
         if waiting != self._waiting and waiting:
             names = ", ".join(sorted(waiting))

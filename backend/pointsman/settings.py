@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pointsman import sources
+from pointsman import sections, sources
 from pointsman.access import AccessConfig
 from pointsman.admission import AdmissionConfig
 from pointsman.breaker import BreakerConfig
 from pointsman.call import Timeouts
 from pointsman.config_file import Section, read_config_file, read_env_file
 from pointsman.egress import AdminConfig
-from pointsman.front import FrontConfig, StreamErrorTermination, TcpAddress
+from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
-from pointsman.keyring import Keyring
 from pointsman.keys import Need
 from pointsman.knob import Knob
 from pointsman.knobs import DEFAULT_MODELS, KNOBS, NAMESPACES, LogFormat, keys_in, section_knobs
@@ -164,22 +163,20 @@ def _assemble(
     file: Section,
     notices: Iterable[str],
 ) -> Settings:
-    def section(name: str) -> dict[str, Any]:
-        return {key: values[knob.name] for key, knob in section_knobs(name).items()}
-
+    section = partial(_section, values)
     timeouts = Timeouts(**section("TIMEOUT"))
     models, more = read_models(file, named_pools(environment), environment, timeouts)
-    unknown = [unknown_model(models, values[name], _called(name, given)) for name in DEFAULT_MODELS]
+    unknown = [unknown_model(models, values[name], sections.called(name, given)) for name in DEFAULT_MODELS]
     return Settings(
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
         root_path=values["ROOT_PATH"],
         docs=values["DOCS"],
         public_url=values["PUBLIC_URL"],
-        front=_front(values),
-        access=_access(values, given),
+        front=sections.front(values),
+        access=sections.access(values, given),
         cors=CorsConfig(allowed_origins=values["ALLOWED_ORIGINS"], public_hosts=values["PUBLIC_HOSTS"]),
-        keys_file=_keys_file(values["KEYS_FILE"], _called("KEYS_FILE", given)),
+        keys_file=sections.keys_file(values["KEYS_FILE"], sections.called("KEYS_FILE", given)),
         key_needs=values["KEY_NEEDS"],
         security=SecurityConfig(**section("SECURITY")),
         metrics=MetricsConfig(**section("METRICS")),
@@ -188,27 +185,31 @@ def _assemble(
         answer_cache=AnswerCacheConfig(**section("CACHE")),
         flights=SingleFlightConfig(**section("SINGLE_FLIGHT")),
         chat_history=ChatHistoryConfig(**section("CHAT_HISTORY")),
-        store=_store(section("STORE"), given),
+        store=sections.store(section("STORE"), given),
         memory=MemoryConfig(**section("MEMORY")),
         llm_service=LlmServiceConfig(**section("MODEL")),
-        plg=_plg(section("PLG"), given),
+        plg=sections.plg(section("PLG"), given),
         admin=AdminConfig(**section("ADMIN")),
         gpu_metrics_url=values["GPU_METRICS_URL"],
         media_hosts=values["MEDIA_HOSTS"],
         max_body_bytes=values["MAX_BODY_BYTES"],
         timeouts=timeouts,
-        retry=_retry(section("RETRY"), given),
+        retry=sections.retry(section("RETRY"), given),
         admission=AdmissionConfig(**section("ADMISSION")),
         health=HealthConfig(**section("HEALTH")),
         ejection=BreakerConfig(**section("EJECTION")),
         progress=ProgressConfig(**section("PROGRESS")),
-        upstream=_upstream(section("UPSTREAM"), given),
+        upstream=sections.upstream(section("UPSTREAM"), given),
         default_model=values["DEFAULT_MODEL"],
         surfaces={name: SurfaceConfig(**section(f"{SURFACES}__{name.upper()}")) for name in NAMES},
         models=with_slots(mark_default(models, values["DEFAULT_MODEL"]), values["ADMISSION__SLOTS"]),
         notices=(*notices, *more, *(notice for notice in unknown if notice is not None)),
         origins=tuple(_origin(knob, values[name], given.get(name)) for name, knob in KNOBS.items()),
     )
+
+
+def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: values[knob.name] for key, knob in section_knobs(name).items()}
 
 
 def check_workers(settings: Settings, workers: int) -> None:
@@ -227,95 +228,3 @@ def check_workers(settings: Settings, workers: int) -> None:
 def _origin(knob: Knob, value: Any, found: Given | None) -> Origin:
     text = "" if value is None else knob.kind.show(value)
     return Origin(knob.name, text, "default" if found is None else found.where)
-
-
-def _called(name: str, given: Mapping[str, Given]) -> str:
-    return given[name].called if name in given else name
-
-
-def _front(values: Mapping[str, Any]) -> FrontConfig:
-    return FrontConfig(
-        listen=values["LISTEN"] or (TcpAddress(values["HOST"], values["PORT"]),),
-        keep_alive_s=values["KEEP_ALIVE_S"],
-        head_s=values["REQUEST_HEAD_S"],
-        body_s=values["REQUEST_BODY_S"],
-        send_s=values["TIMEOUT__SEND_S"],
-        max_connections=values["MAX_CONNECTIONS"],
-        grace_s=values["GRACE_S"],
-        drain_s=values["DRAIN_S"],
-        stream_error_termination=values["STREAM_ERROR_TERMINATION"],
-    )
-
-
-def _access(values: Mapping[str, Any], given: Mapping[str, Given]) -> AccessConfig:
-    try:
-        return AccessConfig(
-            allowed=values["ALLOWED_NETWORKS"],
-            denied=values["DENIED_NETWORKS"],
-            trusted_proxies=values["TRUSTED_PROXIES"],
-            ops=values["OPS_NETWORKS"],
-            forwarded_header=values["FORWARDED_HEADER"],
-            disabled=values["DISABLE_IP_RESTRICTION"],
-        )
-    except ValueError as error:  # begins with a setting's plain name
-        name, _, rest = str(error).partition(" ")
-        raise SettingsError(f"{_called(name, given)} {rest}") from None
-
-
-def _keys_file(path: Path, name: str) -> Path:
-    try:
-        Keyring(path).load()
-    except ValueError as sentence:
-        raise SettingsError(f"{name}: {sentence}") from None
-    return path
-
-
-def _store(parts: dict[str, Any], given: Mapping[str, Given]) -> StoreConfig:
-    try:
-        config = StoreConfig(**parts)
-    except ValueError as error:  # begins with the knob's name
-        name, _, rest = str(error).partition(" ")
-        raise SettingsError(f"{_called(f'STORE__{name.upper()}', given)} {rest}") from None
-    if not config.in_memory and find_spec("redis") is None:
-        name = _called("STORE__URL", given)
-        raise SettingsError(f"{name} names Redis, which needs the extra: pip install 'pointsman[redis]'")
-    return config
-
-
-def _plg(parts: dict[str, Any], given: Mapping[str, Given]) -> PlgConfig:
-    config = PlgConfig(**parts)
-    most = config.max_context_tokens
-    if (
-        most is not None
-        and "PLG__RESPONSE_RESERVE_TOKENS" in given
-        and config.response_reserve_tokens >= most
-    ):
-        reserve = f"{_called('PLG__RESPONSE_RESERVE_TOKENS', given)} ({config.response_reserve_tokens})"
-        context = f"{_called('PLG__MAX_CONTEXT_TOKENS', given)} ({most})"
-        raise SettingsError(f"{reserve} leaves nothing of {context}; lower the one or raise the other")
-    return config
-
-
-def _retry(parts: dict[str, Any], given: Mapping[str, Given]) -> RetryConfig:
-    config = RetryConfig(**parts)
-    if config.backoff_base_s > config.backoff_max_s:
-        base = f"{_called('RETRY__BACKOFF_BASE_S', given)} ({config.backoff_base_s:g})"
-        most = f"{_called('RETRY__BACKOFF_MAX_S', given)} ({config.backoff_max_s:g})"
-        raise SettingsError(f"{base} is more than {most}; raise the one or lower the other")
-    return config
-
-
-def _upstream(parts: dict[str, Any], given: Mapping[str, Given]) -> UpstreamConfig:
-    config = UpstreamConfig(**parts)
-    if config.client_key is not None and config.client_cert is None:
-        key = _called("UPSTREAM__CLIENT_KEY", given)
-        raise SettingsError(f"{key} is set without a certificate; set UPSTREAM__CLIENT_CERT too")
-    files = [f"UPSTREAM__{name}" for name in ("CA_FILE", "CLIENT_CERT", "CLIENT_KEY")]
-    called = [_called(name, given) for name in files if name in given]
-    if called:
-        try:
-            config.tls()
-        except OSError:  # ssl.SSLError is one
-            hint = "give readable PEM files that fit together"
-            raise SettingsError(f"{' and '.join(called)} cannot be used for TLS; {hint}") from None
-    return config

@@ -135,7 +135,7 @@ def test_bad_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, serve: Callable[[object, FrontConfig], None]) -> None:
     """Put a server in the place of the real one; the app is the settings it was built from."""
-    app = SimpleNamespace(build=lambda settings: settings)
+    app = SimpleNamespace(build=lambda settings, source: settings)
     monkeypatch.setitem(sys.modules, "pointsman.app", cast("ModuleType", app))
     monkeypatch.setitem(sys.modules, "pointsman.server", cast("ModuleType", SimpleNamespace(serve=serve)))
 

@@ -123,7 +123,7 @@ def test_knob_names_are_theirs_alone() -> None:
 
 
 def test_env_example_lists_every_knob_with_its_default() -> None:
-    """`.env.example` has a line per knob, in the table's order, with its true default and sentence."""
+    """`.env.example` has a line per knob, in the table's order, with its true default, sentence and mark."""
     lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     found = [match for line in lines if (match := re.fullmatch(r"#([A-Z][A-Z0-9_]*)=(.*)", line))]
     assert {match[1]: match[2] for match in found} == {n: knob.default_text for n, knob in KNOBS.items()}
@@ -132,6 +132,13 @@ def test_env_example_lists_every_knob_with_its_default() -> None:
     for knob in KNOBS.values():
         assert f"{knob.sentence} ({knob.kind.word})" in text
         assert all(name in text for name in knob.also)
+    marked = {
+        match[1]
+        for block in (ROOT / ".env.example").read_text(encoding="utf-8").split("\n\n")
+        if "Read at the start only." in block.replace("\n# ", " ")
+        and (match := re.search(r"(?m)^#([A-Z][A-Z0-9_]*)=", block))
+    }
+    assert marked == {name for name, knob in KNOBS.items() if knob.restart}
 
 
 def test_env_example_can_be_used_with_every_line_taken_in(tmp_path: Path) -> None:

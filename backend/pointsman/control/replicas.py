@@ -14,7 +14,7 @@ from pointsman.control.forms import pools
 from pointsman.control.forms.schema import described
 from pointsman.control.operator import Action, Desk
 from pointsman.control.roster import Roster
-from pointsman.following import Followed, Following
+from pointsman.following import Following
 from pointsman.membership import entry_seat, seat_of
 from pointsman.orders import ENTRIES_MAX, Orders, Seat
 from pointsman.replica import Networks
@@ -27,61 +27,101 @@ _BODY_MAX_BYTES = 8192
 _LOOK_EVERY_S = 0.25
 
 
-def router(
-    roster: Roster,
-    desk: Desk,
-    following: Following,
-    networks: Networks,
-    leaving: Callable[[], bool],
-) -> APIRouter:
-    """The routes.
+class Changes:
+    """What operators do with replicas.
 
     Args:
         networks: where added replicas may be.
         leaving: whether the process was told to end.
     """
-    routes = APIRouter(tags=["admin"])
-    registry = roster.registry
 
-    async def answer(
-        seat: Seat, request: Request, followed: Followed, action: Action, wait_s: float = 0.0
+    def __init__(
+        self, roster: Roster, following: Following, networks: Networks, leaving: Callable[[], bool]
+    ) -> None:
+        self._roster = roster
+        self._following = following
+        self._networks = networks
+        self._leaving = leaving
+
+    async def add(self, request: Request, action: Action) -> dict[str, Any]:
+        """One more replica."""
+        headers = dict(request.scope["headers"])
+        check_media_type(headers)
+        fields = read_fields(await Body(request.receive, headers).read(_BODY_MAX_BYTES))
+        addition = await read_addition(fields, self._roster.registry, self._networks)
+        seat = addition.seat
+        return await self._order(
+            seat, request, action, lambda orders: orders.adding(addition, configured=self._configured(seat))
+        )
+
+    async def remove(
+        self, request: Request, action: Action, replica_id: str, wait_s: float
     ) -> dict[str, Any]:
+        """One less; what runs there is finished, for which may be waited."""
+        seat = seat_of(self._roster.find(replica_id))
+        return await self._order(
+            seat,
+            request,
+            action,
+            lambda orders: orders.removing(seat, configured=self._configured(seat)),
+            wait_s,
+        )
+
+    async def drain(self, request: Request, action: Action, replica_id: str, wait_s: float) -> dict[str, Any]:
+        """No new work for one."""
+        seat = seat_of(self._roster.find(replica_id))
+        return await self._order(seat, request, action, lambda orders: orders.draining(seat), wait_s)
+
+    async def resume(self, request: Request, action: Action, replica_id: str) -> dict[str, Any]:
+        """Work again."""
+        seat = seat_of(self._roster.find(replica_id))
+        return await self._order(seat, request, action, lambda orders: orders.resuming(seat))
+
+    async def _order(
+        self,
+        seat: Seat,
+        request: Request,
+        action: Action,
+        write: Callable[[Orders], Orders],
+        wait_s: float = 0.0,
+    ) -> dict[str, Any]:
+        def checked(orders: Orders) -> Orders:
+            fresh = write(orders)
+            if fresh.full:
+                raise invalid("replica", f"be one of {ENTRIES_MAX} changes at most; reload settings instead")
+            return fresh
+
+        followed = await self._following.order(checked, action.who)
         end = monotonic() + wait_s
-        view = await roster.one(seat, for_ops=is_ops(request))
-        while view is not None and view["in_flight"] and monotonic() < end and not leaving():
+        view = await self._roster.one(seat, for_ops=is_ops(request))
+        while view is not None and view["in_flight"] and monotonic() < end and not self._leaving():
             await asyncio.sleep(_LOOK_EVERY_S)
-            view = await roster.one(seat, for_ops=is_ops(request))
+            view = await self._roster.one(seat, for_ops=is_ops(request))
         running = 0 if view is None else view["in_flight"]
         action.outcome = f"ok: {running} calls run there; {followed.workers} workers follow"
         followed.check()
         return {"replica": view, "in_flight": running, "workers": followed.workers}
 
-    def configured(seat: Seat) -> bool:
-        model = registry.models.get(seat.model)
+    def _configured(self, seat: Seat) -> bool:
+        model = self._roster.registry.models.get(seat.model)
         return model is not None and any(entry_seat(model.id, one) == seat for one in model.config.replicas)
+
+
+def router(roster: Roster, desk: Desk, changes: Changes) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["admin"])
 
     @routes.get(_PATH, summary="All replicas, as every worker sees them", openapi_extra=described(pools.LIST))
     async def show(request: Request) -> dict[str, Any]:
         desk.check(request, f"GET {_PATH}", changes=False)
         found = await roster.view(for_ops=is_ops(request))
-        gone = [{"model": seat.model, "engine": seat.engine} for seat in registry.orders.removed]
+        gone = [{"model": seat.model, "engine": seat.engine} for seat in roster.registry.orders.removed]
         return {"replicas": found, "removed": gone}
 
     @routes.post(_PATH, summary="Adds a replica, until the next start", openapi_extra=described(pools.ADD))
     async def add(request: Request) -> dict[str, Any]:
-        with desk.action(request, f"POST {_PATH}", "replica added", changes=True) as action:
-            headers = dict(request.scope["headers"])
-            check_media_type(headers)
-            fields = read_fields(await Body(request.receive, headers).read(_BODY_MAX_BYTES))
-            addition = await read_addition(fields, registry, networks)
-            seat = addition.seat
-
-            def write(orders: Orders) -> Orders:
-                _check_room(orders)
-                return orders.adding(addition, configured=configured(seat))
-
-            followed = await following.order(write, action.who)
-            return await answer(seat, request, followed, action)
+        with desk.action(request, f"POST {_PATH}", "replica added", changes=True) as act:
+            return await changes.add(request, act)
 
     @routes.delete(
         _ONE,
@@ -89,17 +129,9 @@ def router(
         openapi_extra=described(pools.REMOVE),
     )
     async def remove(replica_id: str, request: Request, wait: float = 0.0) -> dict[str, Any]:
-        with desk.action(
-            request, f"DELETE {_ONE}", f"replica {_safe(replica_id)} removed", changes=True
-        ) as act:
-            wait_s, seat = _wait(wait), seat_of(roster.find(replica_id))
-
-            def write(orders: Orders) -> Orders:
-                _check_room(orders)
-                return orders.removing(seat, configured=configured(seat))
-
-            followed = await following.order(write, act.who)
-            return await answer(seat, request, followed, act, wait_s)
+        what = f"replica {_safe(replica_id)} removed"
+        with desk.action(request, f"DELETE {_ONE}", what, changes=True) as act:
+            return await changes.remove(request, act, replica_id, _wait(wait))
 
     @routes.post(
         f"{_ONE}/drain",
@@ -107,30 +139,19 @@ def router(
         openapi_extra=described(pools.DRAIN),
     )
     async def drain(replica_id: str, request: Request, wait: float = 0.0) -> dict[str, Any]:
-        with desk.action(
-            request, f"POST {_ONE}/drain", f"replica {_safe(replica_id)} drained", changes=True
-        ) as act:
+        what = f"replica {_safe(replica_id)} drained"
+        with desk.action(request, f"POST {_ONE}/drain", what, changes=True) as act:
             _check_page(request)
-            wait_s, seat = _wait(wait), seat_of(roster.find(replica_id))
-
-            def write(orders: Orders) -> Orders:
-                _check_room(orders)
-                return orders.draining(seat)
-
-            followed = await following.order(write, act.who)
-            return await answer(seat, request, followed, act, wait_s)
+            return await changes.drain(request, act, replica_id, _wait(wait))
 
     @routes.post(
         f"{_ONE}/resume", summary="Gives a replica work again", openapi_extra=described(pools.RESUME)
     )
     async def resume(replica_id: str, request: Request) -> dict[str, Any]:
-        with desk.action(
-            request, f"POST {_ONE}/resume", f"replica {_safe(replica_id)} resumed", changes=True
-        ) as act:
+        what = f"replica {_safe(replica_id)} resumed"
+        with desk.action(request, f"POST {_ONE}/resume", what, changes=True) as act:
             _check_page(request)
-            seat = seat_of(roster.find(replica_id))
-            followed = await following.order(lambda orders: orders.resuming(seat), act.who)
-            return await answer(seat, request, followed, act)
+            return await changes.resume(request, act, replica_id)
 
     return routes
 
@@ -143,11 +164,6 @@ def _wait(wait: float) -> float:
     if not 0 <= wait <= WAIT_MAX_S:
         raise invalid("wait", f"be a number of seconds from 0 to {WAIT_MAX_S:g}")
     return wait
-
-
-def _check_room(orders: Orders) -> None:
-    if orders.full:
-        raise invalid("replica", f"be one of {ENTRIES_MAX} changes at most; reload settings that hold them")
 
 
 def _check_page(request: Request) -> None:
