@@ -11,8 +11,8 @@ from pointsman.access import AccessConfig, AccessRules, Decision
 from pointsman.call import Call
 from pointsman.errors import (
     ADDRESS_FORBIDDEN,
+    BAD_REQUEST,
     CONTROL_FIELD,
-    INVALID_PARAMETER,
     KEY_FORBIDDEN,
     KEY_MISSING,
     KEY_WRONG,
@@ -34,6 +34,7 @@ PRIORITY_HEADER = "X-Pointsman-Priority"
 
 _NO_KEYS = "This route needs an API key, and there is none so far: make one with `pointsman keys create`."
 _FAILURES = Rate(per_minute=10, burst=10)  # wrong keys from one address
+_CALLERS = 4096  # kept made; full, all are made anew
 Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger("pointsman.guard")
 
@@ -60,7 +61,7 @@ class Caller:
         """Of a call: that of its key, or what its header wants.
 
         Raises:
-            RouterError: INVALID_PARAMETER, where it is no class; KEY_FORBIDDEN, where the key is not for it.
+            RouterError: BAD_REQUEST, where it is no class; KEY_FORBIDDEN, where the key is not for it.
         """
         usual = Priority.NORMAL if self.key is None else self.key.priority
         if wanted is None:
@@ -69,8 +70,8 @@ class Caller:
             asked = Priority(wanted.strip().decode("latin-1").lower())
         except ValueError:
             known = ", ".join(Priority)
-            sentence = f"The header `{PRIORITY_HEADER}` must be one of {known}."
-            raise RouterError(INVALID_PARAMETER, sentence, param=PRIORITY_HEADER) from None
+            sentence = f"`{PRIORITY_HEADER}` must be one of {known}."
+            raise RouterError(BAD_REQUEST, sentence, param=PRIORITY_HEADER) from None
         trusted = self.key is not None and Scope.TRUSTED in self.key.scopes
         if WEIGHTS[asked] > WEIGHTS[usual] and not trusted:
             sentence = f"`{PRIORITY_HEADER}: {asked}` needs a key that may have it, or the scope trusted."
@@ -87,6 +88,11 @@ class Guard:
         self._keyring = keyring or Keyring(None)
         self._failures = MemoryStore(MemoryConfig(rates=10_000))
         self._callers: dict[tuple[str, bool], Caller] = {}
+
+    def sizes(self) -> dict[str, int]:
+        """Entries of its tables, by name. Each has a bound."""
+        failed = self._failures.sizes()["rates"]
+        return {"callers": len(self._callers), "wrong_keys": failed, **self._rules.sizes()}
 
     def caller(self, peer: str | None, headers: Headers) -> Caller:
         """Who calls, whether or not they are let in."""
@@ -191,7 +197,7 @@ class Guard:
     def _caller(self, address: str, is_ops: bool) -> Caller:
         caller = self._callers.get((address, is_ops))
         if caller is None:
-            if len(self._callers) >= 4096:
+            if len(self._callers) >= _CALLERS:
                 self._callers.clear()
             caller = self._callers[(address, is_ops)] = Caller(address, is_ops)
         return caller

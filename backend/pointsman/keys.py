@@ -43,9 +43,9 @@ class Key:
     concurrency: int | None = None
     expires: float | None = None
     tenant: str = DEFAULT_TENANT
-    priority: Priority = Priority.NORMAL
     note: str = ""
     signs_with: bytes | None = field(default=None, repr=False)
+    priority: Priority = Priority.NORMAL
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ ALLOWED_HEADERS = (
     "X-API-Key",
     "X-Request-ID",
     "X-Request-Timeout",
+    "X-Pointsman-Priority",
     "X-Client-ID",
     "X-Session-ID",
 )

@@ -234,6 +234,18 @@ async def test_a_silent_stream_is_opened_with_a_comment_again_and_again() -> Non
     answer.stop()
 
 
+async def test_comments_tell_the_place_in_the_queue() -> None:
+    """As it is when they are sent; without a place they say that the engine is waited for."""
+    answer, wire = made(STREAM, open_after_s=10)
+    places = iter([3, 1])
+    answer.exchange.place = lambda: next(places)
+    await asyncio.sleep(21)
+    answer.exchange.place = None
+    await asyncio.sleep(10)
+    assert wire.blocks == [b": queued 3\n\n", b": queued 1\n\n", b": waiting for the engine\n\n"]
+    answer.stop()
+
+
 @pytest.mark.parametrize(("call", "open_after_s"), [(CHAT, 10.0), (STREAM, 0.0)])
 async def test_nothing_is_opened_that_should_stay_closed(call: Call, open_after_s: float) -> None:
     """A whole answer has no comments, and 0 turns them off."""

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clockwork import Clockwork
-from pointsman.body import Body, check_media_type, too_large
-from pointsman.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
+from pointsman.body import Body, Buffer, check_media_type, too_large
+from pointsman.errors import BODY_TOO_LARGE, BUFFER_FULL, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
 
 pytestmark = pytest.mark.anyio
 
@@ -221,3 +221,55 @@ async def test_one_message_has_the_same_limit() -> None:
     with pytest.raises(RouterError):
         await Body(Client(b"x" * 11), {}).read(10)
     assert await Body(Client(b"x" * 10), {}).read(10) == b"x" * 10
+
+
+# --- all bodies together
+
+
+@pytest.mark.parametrize("blocks", [(b"x" * 60,), (b"x" * 20, b"y" * 40)])
+async def test_what_is_read_counts_until_it_is_freed(blocks: tuple[bytes, ...]) -> None:
+    """Whichever way it comes; freed twice it counts once."""
+    buffer = Buffer(100)
+    bodies = [Body(Client(*blocks), {}, buffer=buffer), Body(Client(b""), {}, lambda: b"z" * 40, buffer)]
+    for body, held in zip(bodies, (60, 100), strict=True):
+        await body.read(1000)
+        assert buffer.held == held
+    for body in (*bodies, *bodies):
+        body.free()
+    assert buffer.held == 0
+
+
+async def test_a_body_that_has_no_room_is_refused_before_it_is_read() -> None:
+    """By its declared length, and told when to come again."""
+    buffer = Buffer(100)
+    await Body(Client(b"x" * 60), {}, buffer=buffer).read(1000)
+    client = Client(b"y" * 41)
+    body = Body(client, told(41), buffer=buffer)
+    with pytest.raises(RouterError) as caught:
+        await body.read(1000)
+    assert (caught.value.kind, caught.value.status, client.asked) == (BUFFER_FULL, 503, 0)
+    assert caught.value.retry_after_s is not None
+    assert buffer.held == 60
+    assert len(await Body(Client(b"y" * 40), told(40), buffer=buffer).read(1000)) == 40
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_body_without_a_length_is_refused_while_it_is_read(whole: bool) -> None:
+    """As soon as the sum is too large; what it held is freed with it."""
+    buffer = Buffer(100)
+    client = Client(b"x" * 60, b"y" * 41, b"z" * 1000, whole=whole)
+    body = Body(client, {}, buffer=buffer)
+    with pytest.raises(RouterError) as caught:
+        await body.read(10_000)
+    assert (caught.value.kind, client.asked) == (BUFFER_FULL, 2)
+    body.free()
+    assert buffer.held == 0
+
+
+async def test_a_length_that_is_announced_takes_no_room() -> None:
+    """Else who announces much and sends nothing would lock all others out."""
+    buffer = Buffer(100)
+    waits = asyncio.create_task(Body(Client(whole=False), told(100), buffer=buffer).read(1000))
+    await asyncio.sleep(1)
+    assert await Body(Client(b"x" * 100), told(100), buffer=buffer).read(1000) == b"x" * 100
+    waits.cancel()

@@ -13,6 +13,8 @@ from pointsman.access import AccessConfig
 from pointsman.call import Api, Call, Operation
 from pointsman.errors import (
     ADDRESS_FORBIDDEN,
+    BAD_REQUEST,
+    KEY_FORBIDDEN,
     KEY_MISSING,
     KEY_WRONG,
     ORIGIN_FORBIDDEN,
@@ -25,6 +27,7 @@ from pointsman.keyring import Keyring
 from pointsman.keys import Key, Need, Scope, digest_of, own_key
 from pointsman.origin import CorsConfig
 from pointsman.signature import Signed, sign
+from pointsman.waiting import Priority
 
 INSIDE, OUTSIDE, LOCAL = "10.1.2.3", "203.0.113.9", "127.0.0.1"
 GUARD = Guard(AccessConfig(), CorsConfig(allowed_origins=("https://ui.example",)))
@@ -251,3 +254,61 @@ def test_a_signature_that_does_not_fit_is_a_wrong_key(change: dict[bytes, bytes]
     with pytest.raises(RouterError, match=sentence) as caught:
         guard.verify(Caller(INSIDE, is_ops=False), signed(key) | change, "POST", "/v1/completions", "")
     assert caught.value.kind is KEY_WRONG
+
+
+# --- turns where calls wait
+
+
+def key(name: str, tenant: str = "default", priority: Priority = Priority.NORMAL, *scopes: Scope) -> Key:
+    return Key(digest_of(name), frozenset(scopes), tenant=tenant, priority=priority)
+
+
+def test_with_whom_a_caller_shares_its_turns() -> None:
+    """Keys of one tenant together, a key without one by itself, and without a key the address."""
+    callers = [
+        Caller(INSIDE, is_ops=False),
+        Caller(OUTSIDE, is_ops=False),
+        Caller(INSIDE, is_ops=False, key=key("one")),
+        Caller(INSIDE, is_ops=False, key=key("two")),
+        Caller(INSIDE, is_ops=False, key=key("three", "search")),
+    ]
+    assert len({caller.party for caller in callers}) == 5
+    assert Caller(OUTSIDE, is_ops=False, key=key("four", "search")).party == callers[4].party
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "found"),
+    [
+        (None, None, Priority.NORMAL),
+        (None, b"low", Priority.LOW),
+        (None, b" Normal ", Priority.NORMAL),
+        (key("a", priority=Priority.LOW), None, Priority.LOW),
+        (key("a", priority=Priority.HIGH), None, Priority.HIGH),
+        (key("a", priority=Priority.HIGH), b"HIGH", Priority.HIGH),
+        (key("a", priority=Priority.HIGH), b"low", Priority.LOW),
+        (key("a", "t", Priority.LOW, Scope.TRUSTED), b"high", Priority.HIGH),
+    ],
+)
+def test_the_class_of_a_call(own: Key | None, wanted: bytes | None, found: Priority) -> None:
+    """That of its key; a header lowers it, and raises it for the trusted."""
+    assert Caller(INSIDE, is_ops=False, key=own).priority(wanted) is found
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"), [(None, b"high"), (key("a"), b"high"), (key("a", "t", Priority.LOW), b"normal")]
+)
+def test_nobody_raises_a_class_alone(own: Key | None, wanted: bytes) -> None:
+    """It is refused, and said what would be needed."""
+    with pytest.raises(RouterError) as caught:
+        Caller(INSIDE, is_ops=False, key=own).priority(wanted)
+    assert (caught.value.kind, caught.value.param) == (KEY_FORBIDDEN, "X-Pointsman-Priority")
+    assert "trusted" in caught.value.message
+
+
+@pytest.mark.parametrize("wanted", [b"", b"urgent", b"1", b"high, low", b"\xff"])
+def test_an_unknown_class_is_refused_by_name(wanted: bytes) -> None:
+    """With those that there are."""
+    with pytest.raises(RouterError) as caught:
+        Caller(INSIDE, is_ops=False).priority(wanted)
+    assert caught.value.kind is BAD_REQUEST
+    assert caught.value.message == "`X-Pointsman-Priority` must be one of high, normal, low."

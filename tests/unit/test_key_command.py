@@ -8,6 +8,7 @@ import pytest
 from pointsman.cli import main
 from pointsman.keyring import Keyring
 from pointsman.keys import Scope
+from pointsman.waiting import Priority
 
 
 def test_a_key_is_made_shown_once_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +35,23 @@ def test_a_key_is_made_shown_once_and_revoked(tmp_path: Path, capsys: pytest.Cap
     assert told == f"# {listed.strip()}"
     assert main(["keys", "revoke", "--file", str(path), key.name]) == 0
     assert json.loads(path.read_text()) == {"keys": []}
+
+
+def test_a_key_has_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Normal unless it is said; the list shows it where it is another, and no other class is taken."""
+    path = tmp_path / "keys.json"
+    assert main(["keys", "create", "--file", str(path)]) == 0
+    assert main(["keys", "create", "--file", str(path), "--priority", "low"]) == 0
+    with pytest.raises(SystemExit):
+        main(["keys", "create", "--file", str(path), "--priority", "urgent"])
+    assert "'urgent'" in capsys.readouterr().err
+    ring = Keyring(path)
+    ring.load()
+    assert [key.priority for key in ring.table.keys] == [Priority.NORMAL, Priority.LOW]
+    assert main(["keys", "list", "--file", str(path)]) == 0
+    usual, low = capsys.readouterr().out.splitlines()
+    assert "priority" not in usual
+    assert "; priority low" in low
 
 
 def test_a_signing_key_is_kept_to_check_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,7 @@ def test_a_file_with_a_signing_key_is_for_the_router_alone(tmp_path: Path) -> No
         (json.dumps({"keys": [entry(requests_per_minute=-1)]}), "requests_per_minute"),
         (json.dumps({"keys": [entry(expires="2030-01-01T00:00:00")]}), "zone"),
         (json.dumps({"keys": [entry(scopes=["root"])]}), "form of a key file"),
+        (json.dumps({"keys": [entry(priority="urgent")]}), "form of a key file"),
         (json.dumps({"keys": [entry(secret="aa")]}), "16 bytes"),
     ],
 )

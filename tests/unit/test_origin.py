@@ -89,7 +89,7 @@ def test_granted_preflight() -> None:
         b"access-control-allow-methods": b"GET, POST, DELETE, PUT, OPTIONS",
         b"access-control-allow-headers": (
             b"Content-Type, Authorization, X-API-Key, X-Request-ID, "
-            b"X-Request-Timeout, X-Client-ID, X-Session-ID"
+            b"X-Request-Timeout, X-Pointsman-Priority, X-Client-ID, X-Session-ID"
         ),
         b"access-control-max-age": b"600",
         b"vary": b"Origin",

@@ -18,11 +18,16 @@ from pointsman import answer as answer_module
 from pointsman import attempt, plane
 from pointsman.access import AccessConfig
 from pointsman.attempt import AttemptFailed, End
+from pointsman.body import Buffer
 from pointsman.call import Timeouts
 from pointsman.errors import (
+    BUFFER_FULL,
     INTERNAL,
     INVALID_PARAMETER,
     NO_REPLICA,
+    OVER_SHARE,
+    QUEUE_FULL,
+    QUEUE_TIMEOUT,
     TOTAL_TIMEOUT,
     ClientGone,
     ErrorKind,
@@ -44,6 +49,7 @@ from pointsman.running import Running
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces import NAMES
 from pointsman.surfaces.backend_api import BackendApi
+from pointsman.waiting import Priority
 from pointsman.watch import TICK_S
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +143,7 @@ class Stage:
     runs: list[Run] = field(default_factory=list)
     seen: list[Exchange] = field(default_factory=list)
     running: Running = field(default_factory=Running)
+    buffer: Buffer = field(default_factory=lambda: Buffer(1 << 30))
     received: int = 0
     receive: Callable[[], Awaitable[dict[str, Any]]] | None = None  # in place of the messages
 
@@ -157,6 +164,7 @@ class Stage:
             self.config,
             (first, lambda _: self.order.append("second")),
             self.running,
+            buffer=self.buffer,
         )
 
     async def serve(self, run: Run) -> None:
@@ -202,6 +210,7 @@ class Stage:
 
         await self.plane.serve(match, scope, receive, send)
         assert wire.on_disconnect is None
+        assert self.buffer.held == 0
         return wire
 
     @property
@@ -270,6 +279,10 @@ async def fail_committed(run: Run) -> None:
         (None, 200, "", attempt.OK),
         (RouterError(INVALID_PARAMETER), 400, "invalid_parameter", attempt.REJECTED),
         (RouterError(NO_REPLICA), 503, "no_replica", attempt.NO_ENDPOINT),
+        (RouterError(QUEUE_FULL), 503, "queue_full", attempt.QUEUE_FULL),
+        (RouterError(OVER_SHARE), 429, "over_share", attempt.QUEUE_FULL),
+        (RouterError(QUEUE_TIMEOUT), 503, "queue_timeout", attempt.QUEUE_TIMEOUT),
+        (RouterError(BUFFER_FULL), 503, "buffer_full", attempt.BUFFER_FULL),
         (RouterError(TOTAL_TIMEOUT), 504, "total_timeout", attempt.BUG),
         (caused(attempt.CONNECT), 502, "engine_unreachable", attempt.CONNECT),
         (caused(attempt.REFUSED), 503, "engine_overloaded", attempt.REFUSED),
@@ -931,3 +944,44 @@ async def test_a_forbidden_address_is_refused_whoever_forwards_it() -> None:
         wire = await stage.request(peer=peer, headers=headers)
         assert wire.status == 403
         assert stage.runs == []
+
+
+# --- where calls wait
+
+
+@pytest.mark.parametrize(
+    ("sent", "found"), [((), Priority.NORMAL), (((b"x-pointsman-priority", b"low"),), Priority.LOW)]
+)
+async def test_a_call_knows_its_turn(sent: tuple[tuple[bytes, bytes], ...], found: Priority) -> None:
+    """By whom it came, and of which class it is."""
+    stage = Stage()
+    await stage.request(headers=sent)
+    assert (stage.run.party, stage.run.priority) == ("127.0.0.1", found)
+
+
+async def test_a_class_that_there_is_not_is_refused() -> None:
+    """By its name, whatever the API's own answer to bad fields; no engine is asked."""
+    stage = Stage()
+    wire = await stage.request(headers=((b"x-pointsman-priority", b"urgent"),))
+    assert wire.status == 400
+    assert b"X-Pointsman-Priority" in wire.sent
+    assert stage.runs == []
+
+
+async def test_bodies_are_held_until_their_answers_end() -> None:
+    """Each in its size; one for which there is no room is refused."""
+    held = []
+
+    async def look(run: Run) -> None:
+        held.append(stage.buffer.held)
+        await run.sink.whole(b"{}", b"")
+
+    stage = Stage(act=look)
+    await stage.request()
+    assert held == [len(CHAT_BODY)]
+    stage.buffer.most = len(CHAT_BODY) - 1
+    stage.order.clear()
+    wire = await stage.request()
+    assert wire.status == 503
+    assert b"retry-after: 2" in wire.lines
+    assert [exchange.end for exchange in stage.seen] == [attempt.OK, attempt.BUFFER_FULL]
