@@ -53,6 +53,7 @@ FLOORS = {
             "door",
             "front",
             "guard",
+            "inventory",
             "pace",
             "plane",
             "protocol",

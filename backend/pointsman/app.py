@@ -54,6 +54,8 @@ class Router(FastAPI):
         self.channel = Channel(channel_folder)
         self.channel.on("metrics", lambda _: self._own_metrics().decode())
         self.parts = Parts(settings, self.channel, lambda: self.workers)
+        self._inventory = self.parts.inventory(self)
+        self.channel.on("state", lambda _: self._inventory.take())
         self._sink: Sink | None = None  # while it serves
         self.reloader: Reloader | None = None
         if source is not None:
@@ -141,6 +143,17 @@ class Router(FastAPI):
             f"{len(settings.models)} models, {other} of them new or changed; "
             f"{len(change.added)} replicas added, {len(change.removed)} taken out"
         )
+
+    async def states(self) -> list[dict[str, Any]]:
+        """What each worker holds; of one that does not answer, why."""
+        replies = await self.channel.ask("state")
+        return [
+            self._inventory.take(),
+            *(
+                {"worker": one.worker, "error": one.error} if one.error is not None else one.answer
+                for one in replies
+            ),
+        ]
 
     def _take(self, edition: Edition) -> None:
         self.edition = edition

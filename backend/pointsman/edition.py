@@ -14,6 +14,7 @@ from pointsman.control import (
     admin,
     catalog,
     compare,
+    debug,
     docs,
     faults,
     happenings,
@@ -49,6 +50,9 @@ class Process(Protocol):
 
     async def render_metrics(self) -> bytes:
         """The page of all metrics, of all workers."""
+
+    async def states(self) -> list[dict[str, Any]]:
+        """What each worker holds."""
 
 
 class Edition:
@@ -121,6 +125,7 @@ class Edition:
             admin.router(registry, desk, parts.following),
             replicas.router(parts.roster, desk, changes),
             happenings.router(parts.chronicle, desk),
+            debug.router(desk, process.states),
             warm.router(registry, parts.forwarder, desk),
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),
             usage.router(self.limiter, parts.usage),

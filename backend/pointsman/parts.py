@@ -15,12 +15,14 @@ from pointsman.census import Census
 from pointsman.channel import Channel
 from pointsman.condition import WHY
 from pointsman.conduct import Cause
+from pointsman.control.footprint import Footprint
 from pointsman.control.happenings import Chronicle
 from pointsman.control.roster import Roster
 from pointsman.crew import Crew
 from pointsman.events import Events, Kind
 from pointsman.following import Following
 from pointsman.forward import Forwarder
+from pointsman.inventory import Inventory, Served
 from pointsman.kept import Kept
 from pointsman.keyring import Keyring
 from pointsman.limits import Counter
@@ -106,6 +108,20 @@ class Parts:
             settings.default_model,
             settings.surfaces,
             settings.admin.replica_networks,
+        )
+
+    def inventory(self, served: Served) -> Inventory:
+        """What looks at all that is held."""
+        return Inventory(
+            served,
+            self.running,
+            self.registry,
+            self.pools,
+            self.admission,
+            self.flights,
+            self.buffer,
+            lambda: self.tables,
+            Footprint().memory_bytes,
         )
 
     def _note_ejected(self, replica: Replica, cause: Cause) -> None:

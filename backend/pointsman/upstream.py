@@ -249,6 +249,10 @@ class Pools:
         if pool is not None:
             pool.close()
 
+    def known(self) -> list[tuple[Replica, Pool]]:
+        """The pools that were used, each with its replica."""
+        return list(self._pools.items())
+
     def close(self) -> None:
         """Close idle connections; for the end of the process."""
         for pool in self._pools.values():

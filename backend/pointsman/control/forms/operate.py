@@ -92,3 +92,54 @@ COMPARE = Form(
         ]
     },
 )
+STATE = Form(
+    "what is held",
+    {},
+    (),
+    {},
+    record(
+        idle={"type": "boolean"},
+        workers=list_of(
+            record(
+                worker=COUNT,
+                idle={"type": "boolean"},
+                leaving={"type": "boolean"},
+                held={"type": "object", "additionalProperties": COUNT},
+                exchanges=list_of(
+                    record(id=TEXT, route=TEXT, model=TEXT, replica=TEXT, state=TEXT, age_s=_SECONDS)
+                ),
+                requests=list_of(record(id=TEXT, route=TEXT, age_s=_SECONDS)),
+                replicas={"type": "object"},
+                queued={"type": "object", "additionalProperties": COUNT},
+                deadlines=COUNT,
+                tables={"type": "object", "additionalProperties": COUNT},
+                clients=COUNT,
+                tasks={"type": "object", "additionalProperties": COUNT},
+                descriptors={"type": ["integer", "null"]},
+                memory_bytes=COUNT,
+                error=TEXT,
+            )
+        ),
+    ),
+    {
+        "idle": True,
+        "workers": [
+            {
+                "worker": 4711,
+                "idle": True,
+                "leaving": False,
+                "held": {"exchanges": 0, "in_flight": 0, "queued": 0},
+                "exchanges": [],
+                "requests": [],
+                "replicas": {"distilgpt2-0": {"in_flight": 0, "connections": {"active": 0, "idle": 2}}},
+                "queued": {},
+                "deadlines": 0,
+                "tables": {"leases": 0},
+                "clients": 1,
+                "tasks": {"keyring": 1, "probe distilgpt2-0": 1},
+                "descriptors": 14,
+                "memory_bytes": 60424192,
+            }
+        ],
+    },
+)
