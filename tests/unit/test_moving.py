@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pointsman import naming, sources
 from pointsman.knobs import KNOBS, UNREAD
+from pointsman.services.title import FALLBACK
+from pointsman.settings import load
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "moving.md").read_text(encoding="utf-8")
 READ = {*sources._OF_ENGINES, *(name for knob in KNOBS.values() for name in (knob.name, *knob.also))}
@@ -57,3 +61,53 @@ def test_routes_are_the_routers() -> None:
     routes = re.findall(r"`(?:GET |POST |PUT )?(/[a-z][^`{ ]*)", PAGE)
     assert routes
     assert {route for route in routes if route.rstrip("/") not in readme} == set()
+
+
+def usual(name: str) -> object:
+    """What holds where a setting is not set."""
+    return next(knob.default for knob in KNOBS.values() if name in (knob.name, *knob.also))
+
+
+# What the code of the earlier systems has where nothing is set (`contracts/seeds.md` 2.3, 3.4 and 5.6).
+THEIRS: dict[str, object] = {
+    "MODEL__MAX_TOKENS": 512,
+    "MODEL__TEMPERATURE": 0.7,
+    "MODEL__TOP_P": 0.9,
+    "MODEL__TOP_K": 50,
+    "SECURITY__MAX_PROMPT_CHARS": 4000,
+    "RATE_LIMIT__ENABLED": True,
+    "RATE_LIMIT__REQUESTS_PER_MINUTE": 10,
+    "RATE_LIMIT__BURST_SIZE": 15,
+    "CACHE__SIZE": 100,
+    "CACHE__TTL_SECONDS": 3600,
+    "CHAT_HISTORY__TTL_SECONDS": 7200,
+    "METRICS__ENABLED": True,
+    "LLM_API_MAX_TOKENS": 2048,
+    "LLM_API_TEMPERATURE": 0.7,
+    "LLM_API_TOP_P": 0.9,
+    "LLM_API_RESPONSE_RESERVE_TOKENS": 2048,
+    "DISABLE_IP_RESTRICTION": False,
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_what_is_the_same_has_the_same_default(name: str) -> None:
+    """Else the page would have to say so."""
+    assert usual(name) == THEIRS[name]
+
+
+@pytest.mark.parametrize("name", ["CACHE__ENABLED", "CHAT_HISTORY__ENABLED"])
+def test_defaults_that_differ_are_told_plainly(name: str) -> None:
+    """Seed 002 has these on; who moves must hear that they are off."""
+    assert usual(name) is False
+    (row,) = [here for there, here in rows() if f"`{name}`" in there]
+    assert "false where it is not set" in row
+    assert "are **false** where they are not set; there both were true" in PAGE
+
+
+def test_figures_are_the_codes() -> None:
+    """Ports, times and stand-ins that the page names."""
+    assert PAGE.count("8000 here where it is not set") == 2
+    assert usual("PORT") == 8000
+    assert f"{load({}, None, None).timeouts.queue_s:g} s in a bounded queue" in PAGE
+    assert all(f'"{title}"' in PAGE for title in FALLBACK.values())

@@ -87,7 +87,7 @@ def router(
         if model is None:
             wanted = registry.wanted(DistilGpt2.name)
             known = "No model is configured." if wanted is None else f"No model is known as {wanted!r}."
-            raise RouterError(NO_REPLICA, known)
+            raise RouterError(NO_REPLICA, known, retry_after_s=1)
         return card(model)
 
     if render_metrics is not None:
