@@ -224,6 +224,10 @@ class AccessRules:
         self._direct = lru_cache(PEERS_CACHED)(self._rule_on_peer)
         self._chained = lru_cache(CHAINS_CACHED)(self._rule_on_lines)
 
+    def sizes(self) -> dict[str, int]:
+        """Entries of the two memories, by name."""
+        return {"peers": self._direct.cache_info().currsize, "chains": self._chained.cache_info().currsize}
+
     def decide(self, peer: str | None, headers: Headers) -> Ruling:
         """Rule on one request; arguments as for `client_address`."""
         ruling = self._direct(peer)

@@ -127,7 +127,8 @@ class Router(FastAPI):
         figures: dict[Family, float] = {BUFFERED: parts.buffer.held}
         if reloader is not None:
             figures |= {RELOAD_OK: int(reloader.good), RELOADED_AT: reloader.at}
-        return parts.metrics.render(parts.access_log.dropped, parts.tables, parts.admission.queued(), figures)
+        tables = {**parts.tables, **self.edition.tables}
+        return parts.metrics.render(parts.access_log.dropped, tables, parts.admission.queued(), figures)
 
     async def _renew(self, settings: Settings) -> str:
         """Serve by other settings from the next request on; gives what changed."""

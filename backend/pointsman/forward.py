@@ -41,6 +41,11 @@ class Forwarder:
         self.retry = retry
 
     @property
+    def counts(self) -> int:
+        """Counts of tokens that are kept."""
+        return len(self._lengths)
+
+    @property
     def retry(self) -> RetryConfig:
         """The knobs of the attempt loop; they may change at any time."""
         return self._retry

@@ -31,7 +31,11 @@ class Lengths:
     """Fits wishes into contexts; one per worker process."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, tuple[int, str]] = OrderedDict()
+        # Tokens of a text or a conversation, and where the text ends that counts, in bytes; None: at its end.
+        self._kept: OrderedDict[bytes, tuple[int, int | None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     async def fit(self, wish: Wish, replica: Replica, dialect: Dialect, ask: Ask) -> Wish:
         """A wish that this replica can grant; what was cut of it is told in `ignored`.
@@ -115,10 +119,10 @@ class Lengths:
         if body is None:
             return None
         found = dialect.read_tokenized(body, text).count if plain else dialect.read_counted(body)
-        self._keep(key, (found, ""))
+        self._keep(key, (found, None))
         return found
 
-    def _keep(self, key: bytes, found: tuple[int, str]) -> None:
+    def _keep(self, key: bytes, found: tuple[int, int | None]) -> None:
         self._kept[key] = found
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -132,13 +136,13 @@ class Lengths:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
-            return kept
+            return kept[0], _until(wish.prompt, kept[1])
         body = await ask(dialect.tokenize(wish.prompt, replica))
         if body is None:
             return None, wish.prompt
-        found = _cut(wish, dialect.read_tokenized(body, wish.prompt))
-        self._keep(key, found)
-        return found
+        count, end = _cut(wish, dialect.read_tokenized(body, wish.prompt))
+        self._keep(key, (count, end))
+        return count, _until(wish.prompt, end)
 
 
 def _most(messages: tuple[Message, ...]) -> int:
@@ -197,13 +201,16 @@ async def _trimmed(
     return None if size is None else (without(enough), size)
 
 
-def _cut(wish: Wish, tokenized: Tokenized) -> tuple[int, str]:
-    """The count, and the text less what is behind its first tokens."""
+def _cut(wish: Wish, tokenized: Tokenized) -> tuple[int, int | None]:
+    """The count, and where the first tokens end in bytes; None: nothing is behind them."""
     first = wish.first_tokens
     if first is None or tokenized.count <= first:
-        return tokenized.count, wish.prompt
-    end = tokenized.ends[first - 1] if len(tokenized.ends) >= first else first
-    return first, wish.prompt.encode()[:end].decode("utf-8", "ignore")
+        return tokenized.count, None
+    return first, tokenized.ends[first - 1] if len(tokenized.ends) >= first else first
+
+
+def _until(text: str, end: int | None) -> str:
+    return text if end is None else text.encode()[:end].decode("utf-8", "ignore")
 
 
 def _fitted(wish: Wish, most: int, count: int) -> Wish:

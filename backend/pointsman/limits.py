@@ -121,6 +121,9 @@ class Limiter:
         self._rules: OrderedDict[tuple[str | bytes, str], tuple[Key | None, Rules]] = OrderedDict()
         self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())
 
+    def __len__(self) -> int:
+        return len(self._rules)
+
     def rules(self, address: str, key: Key | None, surface: str) -> Rules:
         """What holds for a caller on a surface."""
         if key is None and self._free and surface not in self._surfaces:

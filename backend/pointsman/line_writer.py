@@ -22,6 +22,11 @@ class LineWriter:
         self._thread = Thread(target=self._run, name="pointsman-log", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Lines that wait for the sink; at most the capacity."""
+        return self._waiting
+
     def put(self, chunk: bytes, lines: int = 1) -> None:
         """Take whole lines from any thread, or drop them all if they are more than there is room for."""
         with self._lock:

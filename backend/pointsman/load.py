@@ -19,6 +19,7 @@ from pointsman.replica import Replica
 
 TIMEOUT_S = 1.0
 _FRESH_S = 0.5
+_KEPT = 256  # pages; beyond, the one read longest ago goes
 _PAGE_MAX_BYTES = 4 << 20
 
 
@@ -39,8 +40,11 @@ class LoadReader:
         self._clock = clock
         self._timeout_s = timeout_s
         self._verify: ssl.SSLContext | None = None
-        self._pages: dict[str, tuple[float, bytes | None]] = {}  # bounded: only addresses of the settings
+        self._pages: dict[str, tuple[float, bytes | None]] = {}  # the latest last
         self._asking: dict[str, asyncio.Task[bytes | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._pages)
 
     async def read(self, replicas: Iterable[Replica]) -> Load:
         """The load of all these together, as far as they tell it."""
@@ -82,7 +86,11 @@ class LoadReader:
                 page = await _fetch(client, url, headers, extensions)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # TimeoutError is an OSError
             pass
+        self._asking.pop(url, None)
+        self._pages.pop(url, None)
         self._pages[url] = (self._clock(), page)
+        if len(self._pages) > _KEPT:  # engines come and go while we run
+            del self._pages[next(iter(self._pages))]
         return page
 
     def _client(self) -> httpx.AsyncClient:

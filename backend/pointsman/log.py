@@ -88,6 +88,12 @@ class AccessLog:
         """Write from another level on."""
         self._least = _level(level)
 
+    @property
+    def waiting(self) -> int:
+        """Lines that wait to be made or written."""
+        written = self._writer.waiting if self._writer is not None else 0
+        return len(self._ended) + len(self._lines) + written
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write. Lines of exchanges observed outside of start and close are dropped."""
         self._loop = loop

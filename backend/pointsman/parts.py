@@ -132,5 +132,7 @@ class Parts:
     def tables(self) -> dict[str, int]:
         """Entries of the tables that callers fill, by name."""
         own = {"usage": len(self.usage), "events": len(self.events)}
-        own |= {"sessions": len(self.sessions), "census": len(self.census)}
+        own |= {"sessions": len(self.sessions), "census": len(self.census), "flights": len(self.flights)}
+        own |= {"token_counts": self.forwarder.counts, "resolved_names": self.pools.names}
+        own |= {"served_names": self.registry.served_names, "log_lines": self.access_log.waiting}
         return {**self.store.sizes(), **self.share.sizes(), **own}

@@ -15,6 +15,7 @@ from pointsman.policy import Policy, make
 from pointsman.replica import Engine, Networks, Replica, State
 from pointsman.retry import Budget, RetryConfig
 
+_NAMES = 4096  # of engines' own that are kept; full, all are looked for anew
 
 @dataclass(slots=True, eq=False)
 class Model:
@@ -192,6 +193,11 @@ class Registry:
         self._numbers[model_id] = max(self._numbers.get(model_id, 0), int(number) + 1)
 
     @property
+    def served_names(self) -> int:
+        """Names of the engines' own that are kept with who answers to them."""
+        return len(self._known)
+
+    @property
     def replicas(self) -> list[Replica]:
         """All replicas, those that are about to go among them."""
         return [*(replica for model in self.models.values() for replica in model.pool), *self.retiring]
@@ -210,7 +216,9 @@ class Registry:
         for model in self.models.values():
             for replica in model.pool:
                 if replica.knows(name):
-                    self._known[name] = (model, replica)  # bounded: only names that a model answers to
+                    if len(self._known) >= _NAMES:
+                        self._known.clear()
+                    self._known[name] = (model, replica)
                     return model
         self._known.pop(name, None)
         return None

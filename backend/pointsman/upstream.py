@@ -16,6 +16,7 @@ from pointsman.egress import refusal
 from pointsman.engines import DIALECTS
 from pointsman.replica import Replica
 
+_NAMES = 1024  # resolved; beyond, the one that was resolved longest ago goes
 DNS_KEPT_S = 300.0  # how long the last good answer serves while resolving fails
 _USER_TIMEOUT_MS = 20_000  # TCP_USER_TIMEOUT: unacknowledged data for this long ends the connection
 
@@ -50,7 +51,10 @@ class Resolver:
     """Names to addresses, asked anew for each connection; the last good answer helps out for 5 minutes."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[float, list[tuple[int, str]]]] = {}
+        self._known: dict[tuple[str, int], tuple[float, list[tuple[int, str]]]] = {}  # the latest last
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     async def resolve(self, host: str, port: int, patience_s: float) -> list[tuple[int, str]]:
         """Return (family, address) pairs in the resolver's order.
@@ -74,7 +78,10 @@ class Resolver:
                 return kept
             raise ConnectFailed("the name does not resolve") from None
         addresses = [(int(entry[0]), str(entry[4][0])) for entry in found]
-        self._known[(host, port)] = (loop.time(), addresses)  # as many entries as endpoints
+        self._known.pop((host, port), None)
+        self._known[(host, port)] = (loop.time(), addresses)
+        if len(self._known) > _NAMES:  # engines come and go while we run
+            del self._known[next(iter(self._known))]
         return addresses
 
 
@@ -232,6 +239,11 @@ class Pools:
         self._resolver = Resolver()
         self._tls: ssl.SSLContext | None = None
         self._pools: dict[Replica, Pool] = {}
+
+    @property
+    def names(self) -> int:
+        """Names whose addresses are kept."""
+        return len(self._resolver)
 
     def of(self, replica: Replica) -> Pool:
         """The pool of a replica."""

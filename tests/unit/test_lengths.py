@@ -98,6 +98,16 @@ async def test_old_counts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None
     for words in (40, 41, 40, 42, 40, 41):
         await engines.fit(Wish(prompt=text(words), max_new=50))
     assert len(engines.asked) == 4
+    assert len(engines._lengths) == 2
+
+
+async def test_counts_are_kept_without_their_texts() -> None:
+    """A thousand long prompts take no memory; one that was cut is cut alike when it comes again."""
+    engines = Engines(600)
+    cuts = [await engines.fit(Wish(prompt=text(700), max_new=50, first_tokens=512)) for _ in range(2)]
+    assert cuts[0] == cuts[1]
+    assert len(engines.asked) == 1
+    assert text(10).strip() not in repr(vars(engines._lengths))
 
 
 @pytest.mark.parametrize(("engine", "room"), [(Engine.TGI, 60), (Engine.VLLM, 59)])

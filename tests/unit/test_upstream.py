@@ -609,6 +609,24 @@ def test_a_name_is_looked_up_for_each_connection(world: World) -> None:
     world.run(play())
 
 
+def test_names_are_kept_up_to_a_bound(world: World) -> None:
+    """Ten thousand names leave the latest thousand; one that is asked for again is among them."""
+
+    async def play() -> None:
+        names = Resolver()
+        world.found = lambda: _finds("10.0.0.1")
+        for number in range(10_000):
+            await names.resolve(f"engine-{number}", 80, 1.0)
+            await names.resolve("engine", 80, 1.0)
+        assert len(names) == 1024
+        world.found = _fails
+        assert await names.resolve("engine", 80, 1.0)
+        with pytest.raises(ConnectFailed):
+            await names.resolve("engine-0", 80, 1.0)
+
+    world.run(play())
+
+
 def test_the_last_good_answer_helps_out_for_five_minutes(world: World) -> None:
     """While a lookup fails; the time runs from that answer, and each port has its own."""
 

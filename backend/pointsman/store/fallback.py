@@ -44,7 +44,7 @@ class Share:
 
     def sizes(self) -> dict[str, int]:
         """Entries of its tables."""
-        return self._memory.sizes()
+        return {**self._memory.sizes(), "divided_rates": len(self._rates)}
 
     def _parts(self, takes: tuple[Take, ...]) -> tuple[Take, ...]:
         return tuple(Take(take.key, self._part(take.rate), take.cost) for take in takes)
