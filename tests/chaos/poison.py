@@ -17,7 +17,7 @@ def prompt(size: Size) -> Iterable[Figure]:
     """One prompt crashes whatever takes it; its sender tries again and again, beside good calls."""
     with engines(4) as (router, made):
         for engine in made:
-            engine.arm("crash", "600", marker=MARK)
+            engine.arm("die", marker=MARK)
         results, good = asyncio.run(_insist(router.port, size.pick(10, 40)))
         lost = sum(not _listens(engine.port) for engine in made)
     bad = [done for done in good if not done.ok]

@@ -19,6 +19,7 @@ from pointsman.generation import Delta, Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
+_INPUT = re.compile(r", 'input': .*")  # to the line's end: of pydantic's errors as vLLM writes them
 _UNFIT = re.compile(
     r"://|Traceback|File \"|<(?:html|!doctype|[\w.]+ object at)|0x[0-9a-f]{6}"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b|(?<![\w/])(?:/[\w.@+-]+){2}|\w\.(?:py|rs|cpp|cu)\b",
@@ -196,7 +197,8 @@ class Dialect(Protocol):
 def engine_message(body: bytes) -> str | None:
     """Find the sentence in an engine's error body, in whichever of the known shapes; None if unfit to show.
 
-    A sentence with an address, a path of a program or a traceback in it is unfit.
+    A sentence with an address, a path of a program or a traceback in it is unfit. vLLM shows each value
+    that it rejects at the end of a line, maybe a whole prompt: that is taken out.
     """
     try:
         payload = msgspec.json.decode(body)
@@ -211,7 +213,7 @@ def engine_message(body: bytes) -> str | None:
         return None
     if _UNFIT.search(found):
         return None
-    return found.strip()[:_MESSAGE_MAX]
+    return _INPUT.sub("}", found).strip()[:_MESSAGE_MAX]
 
 
 def judge_status(

@@ -288,6 +288,14 @@ RAW_VALUES = [
 ]
 
 
+def test_what_the_client_sent_is_not_shown_again() -> None:
+    """A validation error of vLLM keeps place and reason, and loses the value."""
+    kept = "{'type': 'list_type', 'loc': 'body.stop', 'msg': 'Input should be a valid list'"
+    told = f"1 validation error:\n  {kept}, 'input': 'say, \"}}\\n\"'}}\n  and so on"
+    body = json.dumps({"error": {"message": told}}).encode()
+    assert engine_message(body) == f"1 validation error:\n  {kept}}}\n  and so on"
+
+
 @given(st.dictionaries(st.text(max_size=8), st.sampled_from(RAW_VALUES), max_size=8))
 def test_joining_gives_the_raw_values_back(values: dict[str, bytes]) -> None:
     """Order, digits, escapes, blanks and nesting survive reading and writing."""
