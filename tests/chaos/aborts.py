@@ -88,17 +88,25 @@ def nothing_is_left(size: Size) -> Iterable[Figure]:
         wait_for(lambda: _held(router)["descriptors"] <= before["descriptors"] + 5, "closed", 10)
         after = _held(router)
     yield Figure("clients that left", total)
-    for name, most in (("exchanges", 0), ("connections", 0), ("tasks", 2), ("descriptors", 5)):
+    for name, most in (
+        ("exchanges", 0),
+        ("connections", 0),
+        ("in flight", 0),
+        ("tasks", 2),
+        ("descriptors", 5),
+    ):
         yield Figure(f"{name} more than before", after[name] - before[name], most=most)
 
 
 def _held(router: Router) -> dict[str, int]:
-    found = router.http.get("/debug/state").json()
+    (found,) = router.http.get("/debug/state").json()["workers"]
+    held: dict[str, int] = found["held"]
     return {
-        "exchanges": len(found["exchanges"]),
-        "connections": sum(one["active"] for one in found["connections"].values()),
+        "exchanges": held["exchanges"],
+        "connections": held["connections"],
+        "in flight": held["in_flight"],
         "tasks": sum(found["tasks"].values()),
-        "descriptors": router.descriptors(),
+        "descriptors": found["descriptors"],
     }
 
 
