@@ -243,7 +243,7 @@ class Plane:
             with watch:
                 watch.set(monotonic() + _TELL_S, ClientGone)
                 await answer.refuse(error, close=not whole)
-        except ClientGone:
+        except (ClientGone, AttemptFailed):  # the latter at the router's end: the client does not read
             answer.drop()
 
 

@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
         self.force_exit = True
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        self.leave()
+        self.should_exit = True  # where nobody said so, as after gunicorn's max_requests, others go on
         await self._grace()
         await self._stop_accepting(sockets or [])
         running = len(self._state.tasks)
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
     async def _grace(self) -> None:
-        how = "not ready any more" if self._app.leaving else "replaced"
+        how = "not ready any more" if self._app.leaving else "others go on"
         _log.info("told to end: %s; accepting for %g s more", how, self._grace_s)
         self._state.leaving = True
         for connection in self._open():

@@ -213,9 +213,16 @@ def test_a_reload_under_load_refuses_nobody() -> None:
                 wait_for(partial(replaced, served, ended), "they are replaced", 60)
                 wait_for(partial(load.goes_on, len(load.answers) + 50), "the new ones are asked", 60)
         assert set(load.answers) == {"ok"}
-        assert served.output().count("told to end: replaced") == 6
+        assert served.output().count("told to end: others go on") == 6
         assert "not ready any more" not in served.output()
         assert '"level":"ERROR"' not in served.output()
+
+
+def test_the_state_of_all_workers_is_told(served: Gunicorn) -> None:
+    """Whichever is asked tells of both, and an idle router says so."""
+    told = call(served.port, request("GET", "/debug/state")).json()
+    assert {one["worker"] for one in told["workers"]} == set(served.booted())
+    assert told["idle"] is all(one["idle"] for one in told["workers"]) is True
 
 
 def test_grace_and_drain_fit_gunicorns_limit() -> None:
@@ -265,12 +272,15 @@ def test_a_reload_takes_good_settings_only(vllm: Emulator, tmp_path: Path) -> No
 
 
 def test_a_quick_end_waits_for_nobody(served: Gunicorn, vllm: Emulator) -> None:
-    """SIGINT to gunicorn ends it at once, streams included, with 0."""
+    """SIGINT to gunicorn ends it at once with 0; streams are told."""
     vllm.arm("hang_after", 3)
     with Client(served.port) as client:
         client.send(VLLM.request("Hello", 9, stream=True))
-        assert b"data:" in client.read(until=b"data:").body
+        answer = client.read(until=b"data:")
         served.send_signal(signal.SIGINT)
+        while not answer.ended:
+            answer.feed(client.sock.recv(65536))
+        assert outcome(VLLM, answer, stream=True) == "frame shutting_down"
         wait_for(lambda: all(not Path(f"/proc/{pid}").exists() for pid in served.booted()), "no workers")
     assert served.stop() == 0
 

@@ -27,6 +27,7 @@ from wire import VLLM, data_of, outcome, request
 
 ROOT = BACKEND.parent
 UNIT = ROOT / "deploy" / "systemd" / "pointsman.service"
+SOCKET = UNIT.with_suffix(".socket")
 EXPOSURE_MAX = 12  # tenths: 1.2; systemd calls up to 2.0 OK and 10.0 dangerous
 _LIMIT_S = 60.0
 _NOBODY = 65534
@@ -68,6 +69,18 @@ def systemd_analyze(*arguments: str) -> str:
 def test_the_unit_is_fit(tmp_path: Path) -> None:
     """`systemd-analyze verify` knows every line of it, and has nothing to say."""
     assert systemd_analyze("verify", "--man=no", str(installed(tmp_path))) == ""
+
+
+def test_the_socket_is_fit(tmp_path: Path) -> None:
+    """systemd knows every line of it; it is for nginx's group, and where nobody removes it."""
+    place = tmp_path / SOCKET.name
+    place.write_bytes(SOCKET.read_bytes())
+    installed(tmp_path)
+    assert systemd_analyze("verify", "--man=no", str(place)) == ""
+    lines = SOCKET.read_text(encoding="utf-8").splitlines()
+    assert {"SocketMode=0660", f"SocketGroup={one('Group')}"} <= set(lines)
+    (path,) = [line.partition("=")[2] for line in lines if line.startswith("ListenStream=")]
+    assert Path(path).parent != Path("/run") / one("RuntimeDirectory")
 
 
 def test_the_unit_is_tight(tmp_path: Path) -> None:

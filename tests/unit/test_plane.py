@@ -985,3 +985,62 @@ async def test_bodies_are_held_until_their_answers_end() -> None:
     assert wire.status == 503
     assert b"retry-after: 2" in wire.lines
     assert [exchange.end for exchange in stage.seen] == [attempt.OK, attempt.BUFFER_FULL]
+
+
+async def cut_soon(stage: Stage) -> None:
+    """End the router while requests wait."""
+    await asyncio.sleep(1.0)
+    stage.running.cut()
+
+
+async def test_what_waits_when_the_router_ends_is_told() -> None:
+    """Wherever it waits: 503 with Retry-After, the log says shutdown, and nothing is left running."""
+
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(FOREVER_S)
+        return {}
+
+    async def again(run: Run) -> None:
+        try:
+            await hang(run)
+        except AttemptFailed as failure:
+            raise client_error(failure) from failure
+
+    acts: tuple[tuple[Act, Callable[[], Awaitable[dict[str, Any]]] | None], ...] = (
+        (hang, None),
+        (again, None),
+        (None, never),
+    )
+    for act, receive in acts:
+        stage = Stage(act=act, receive=receive)
+        cutting = asyncio.create_task(cut_soon(stage))
+        wire = await stage.request(wire=Wire(CHAT_BODY if receive is None else None))
+        await cutting
+        assert wire.status == 503
+        assert b"retry-after: 5" in wire.lines
+        assert b'"code":"shutting_down"' in wire.sent
+        assert (stage.exchange.end, stage.exchange.error_code) == (attempt.SHUTDOWN, "shutting_down")
+        assert not stage.running.exchanges
+
+
+async def test_what_comes_after_the_end_is_refused_before_its_body() -> None:
+    """No engine is asked any more."""
+    stage = Stage()
+    stage.running.cut()
+    wire = await stage.request()
+    assert wire.status == 503
+    assert stage.exchange.end is attempt.SHUTDOWN
+    assert stage.runs == []
+
+
+async def test_who_does_not_read_a_refusal_is_left_at_the_end() -> None:
+    """The connection is closed; that is no bug."""
+    stage = Stage(act=RouterError(NO_REPLICA))
+    wire = Wire(CHAT_BODY)
+    wire.reads = False
+    cutting = asyncio.create_task(cut_soon(stage))
+    await stage.request(wire=wire)
+    await cutting
+    assert wire.did[-1] == "abort"
+    assert stage.exchange.end is attempt.NO_ENDPOINT
+    assert now() < 1010.0, "before the time that a client has to read an error"

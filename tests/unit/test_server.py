@@ -1,14 +1,31 @@
-"""How the server is configured, and where it listens."""
+"""How the server is configured, where it listens, and what its end takes from uvicorn."""
 
+import ast
+import inspect
+import os
+import signal
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from pointsman import server
 from pointsman.front import FrontConfig, TcpAddress, UnixAddress
 from pointsman.protocol import Protocol
-from pointsman.server import config_for
-from pointsman.sockets import listen
+from pointsman.server import Server, config_for
+from pointsman.sockets import count_given, given, listen
+
+# uvicorn promises none of these names: each is used in server.py, and each release must be looked at.
+SERVER_ATTRIBUTES = {"force_exit", "lifespan", "on_tick", "server_state", "servers", "should_exit"}
+STATE_ATTRIBUTES = {"connections", "tasks"}
+OVERRIDDEN = {
+    "handle_exit": ["self", "sig", "frame"],
+    "on_tick": ["self", "counter"],
+    "shutdown": ["self", "sockets"],
+}
 
 
 async def _app(scope: object, receive: object, send: object) -> None:
@@ -47,3 +64,81 @@ def test_a_unix_socket_takes_the_place_of_a_dead_one(tmp_path: Path) -> None:
         for bound in listen(front):
             bound.close()
         assert path.stat().st_mode & 0o777 == 0o660
+
+
+class App:
+    """What the server tells an app."""
+
+    def __init__(self, *, replaced: bool = False) -> None:
+        self.addresses: list[str] = []
+        self.clients: Collection[object] = ()
+        self.leaving = False
+        self.replaced = lambda: replaced
+
+    def cut(self) -> None:
+        """Never called."""
+
+
+def test_uvicorns_server_has_every_name_that_we_use() -> None:
+    """Its methods with the arguments we know; some attributes are set when it starts."""
+    for name, arguments in OVERRIDDEN.items():
+        assert list(inspect.signature(getattr(uvicorn.Server, name)).parameters) == arguments, name
+    text = inspect.getsource(uvicorn.Server)
+    for name in SERVER_ATTRIBUTES:
+        assert f"self.{name}" in text or f"def {name}(" in text, name
+    state = ServerState()
+    for name in STATE_ATTRIBUTES:
+        assert isinstance(getattr(state, name), set), name
+
+
+def test_no_name_of_the_server_is_used_that_is_not_listed_here() -> None:
+    """Whoever uses a further attribute of uvicorn's server has to name it above."""
+    tree = ast.parse(inspect.getsource(server))
+    ours = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Server")
+    used = {
+        node.attr
+        for node in ast.walk(ours)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    own = {node.name for node in ours.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    own |= {"_app", "_drain_s", "_grace_s", "_hurries", "_state"}
+    assert used - own <= SERVER_ATTRIBUTES
+
+
+def test_a_second_signal_hurries_where_it_may() -> None:
+    """The first makes the router not ready; gunicorn repeats its own, and means nothing by it."""
+    for hurries in (True, False):
+        app, front = App(), FrontConfig()
+        made = Server(app, config_for(app, front), front, grace_s=1.0, hurries=hurries)
+        assert not app.leaving
+        made.handle_exit(signal.SIGTERM, None)
+        assert (app.leaving, made.should_exit, made.force_exit) == (True, True, False)
+        made.handle_exit(signal.SIGTERM, None)
+        assert made.force_exit is hurries
+        assert made._captured_signals == []
+
+
+def test_who_is_replaced_leaves_the_router_ready() -> None:
+    """Others serve already: what holds the sockets is as ready as before."""
+    app, front = App(replaced=True), FrontConfig()
+    made = Server(app, config_for(app, front), front, grace_s=1.0)
+    made.handle_exit(signal.SIGTERM, None)
+    assert (app.leaving, made.should_exit) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({}, 0),
+        ({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2"}, 2),
+        ({"LISTEN_PID": "1", "LISTEN_FDS": "2"}, 0),
+        ({"LISTEN_PID": str(os.getpid())}, 0),
+        ({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "-1"}, 0),
+        ({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "\u0662"}, 0),
+    ],
+)
+def test_sockets_are_ours_only_if_they_were_given_to_us(environ: dict[str, str], count: int) -> None:
+    """A child of what systemd started finds the variables too, and has to leave them alone."""
+    assert count_given(environ) == count
+    if not count:
+        assert given(environ) == []

@@ -321,3 +321,29 @@ async def test_all_watches_of_a_loop_share_one_timer() -> None:
     assert armed == 1
     await asyncio.sleep(TICK_S * 3)
     assert not clock.ticking
+
+
+async def test_an_end_can_be_forgotten_and_a_leaving_cannot() -> None:
+    """After the router ended a wait the client can still be told; after the client left there is nobody."""
+    watch, loop, task = here()
+    async with clean(task):
+        loop.call_soon(watch.end, Late())
+        with pytest.raises(Late):
+            await wait(watch)
+        watch.forget()
+        with watch:
+            await asyncio.sleep(0)
+        watch.interrupt(Gone())
+        watch.end(Late())
+        watch.forget()
+        with pytest.raises(Gone):
+            await wait(watch)
+
+
+async def test_an_end_before_the_block_raises_on_entering() -> None:
+    """Who is not waiting when it comes hears of it at the next wait."""
+    watch, _, task = here()
+    async with clean(task):
+        watch.end(Late())
+        with pytest.raises(Late):
+            await wait(watch)
