@@ -50,7 +50,7 @@ _INVALID = (400, 422)  # by which vLLM and TGI say that there is no chat templat
 _BACKSTOP = 2.0
 _GAP_S = 0.2  # between two checks, however many calls fail meanwhile
 _GONE = (Outcome.GONE, Outcome.ABSENT)
-_AWAY = (State.DOWN, State.MISCONFIGURED)
+_AWAY = (State.DOWN, State.LOADING, State.MISCONFIGURED)
 
 OnChange = Callable[[Replica, Health], None]  # the replica as it is now, its health before
 
