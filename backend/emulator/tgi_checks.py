@@ -14,6 +14,7 @@ _CHUNK = 1024  # DEFAULT_GENERATION_LENGTH: the sum check clamps max_new_tokens 
 _TEXT = "text/plain; charset=utf-8"
 
 _FLOAT, _INT, _BOOL, _STR, _LIST = "f32", "u32", "a boolean", "a string", "a sequence"
+_HIGHEST = {_INT: (1 << 32) - 1, "u64": (1 << 64) - 1}
 _PARAMETERS = {
     "best_of": (_INT, True), "temperature": (_FLOAT, True), "repetition_penalty": (_FLOAT, True),
     "frequency_penalty": (_FLOAT, True), "top_k": (_INT, True), "top_p": (_FLOAT, True),
@@ -235,8 +236,11 @@ def _types(given: dict[str, Any], table: dict[str, tuple[str, bool]], body: byte
         if not wanted or (value is None and nullable):
             continue
         fits = isinstance(value, _PYTHON[wanted]) and (wanted == _BOOL or not isinstance(value, bool))
-        if fits and wanted in (_INT, "u64") and value < 0:
+        if fits and wanted in _HIGHEST and not 0 <= value <= _HIGHEST[wanted]:
             raise _schema(f"{prefix}{name}: invalid value: integer `{value}`, expected {wanted}", body)
+        if fits and name == "stop":
+            value, wanted = next((one for one in value if not isinstance(one, str)), None), _STR
+            fits = value is None
         if not fits:
             raise _schema(f"{prefix}{name}: invalid type: {_shown(value)}, expected {wanted}", body)
 

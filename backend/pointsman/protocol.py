@@ -42,6 +42,7 @@ class Protocol(ClientConnection):
     _skips_body = False  # the parser takes the body for another protocol
     _begun = False  # a message has begun, and has not ended
     _hosts = _codings = 0  # headers of the current message
+    _trailer_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -72,7 +73,7 @@ class Protocol(ClientConnection):
         self.expect_100_continue = False
         self._begun = True
         self._head_done = False
-        self._hosts = self._codings = 0
+        self._hosts = self._codings = self._trailer_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -80,8 +81,11 @@ class Protocol(ClientConnection):
             raise Refused(URL_TOO_LONG, "URL too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_done:
-            return  # a trailer: uvicorn would put it among the headers
+        if self._head_done:  # a trailer: uvicorn would put it among the headers
+            self._trailer_bytes += len(name) + len(value) + 4
+            if self._trailer_bytes > HEADER_BYTES_MAX:
+                raise Refused(HEADERS_TOO_LARGE, "trailers too large")
+            return
         name = name.lower()
         self.headers.append((name, value))
         if name in _WATCHED:
@@ -91,10 +95,10 @@ class Protocol(ClientConnection):
         self._head_done = True
         parser, headers = self.parser, self.headers
         version = parser.get_http_version()
-        old = version == "1.0"
+        old = version != "1.1"
         large = len(headers) > HEADERS_MAX or self._fed_bytes > HEADER_BYTES_MAX
         if large or old or self._hosts != 1 or self._codings:  # not so for nearly all heads
-            check_head(headers, self._fed_bytes, self._hosts, self._codings, old=old)
+            check_head(headers, self._fed_bytes, self._hosts, self._codings, version)
         self._skips_body = parser.should_upgrade() and bool(framing(headers))
         leaving = getattr(self.server_state, "leaving", False)  # under uvicorn's own server there is none
         keep_alive = not old and not leaving and parser.should_keep_alive()

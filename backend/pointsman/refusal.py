@@ -34,15 +34,18 @@ class Refused(Exception):
 MALFORMED = Refused(BAD_REQUEST, BAD_REQUEST.message)
 
 
-def check_head(headers: Headers, fed_bytes: int, hosts: int, codings: int, *, old: bool) -> None:
+def check_head(headers: Headers, fed_bytes: int, hosts: int, codings: int, version: str) -> None:
     """Refuse a head that is too large, or can be understood in two ways.
 
     Args:
         fed_bytes: what came of the message so far, which is at least what its headers hold.
         hosts: how many Host headers there are.
         codings: how many Transfer-Encoding headers there are.
-        old: it is HTTP/1.0.
+        version: of HTTP; llhttp takes 0.9 and 2.0 too.
     """
+    if version not in ("1.0", "1.1"):
+        raise Refused(BAD_REQUEST, "HTTP/1.1 is spoken here")
+    old = version == "1.0"
     if len(headers) > HEADERS_MAX or (fed_bytes > HEADER_BYTES_MAX and _too_large(headers)):
         raise Refused(HEADERS_TOO_LARGE, "headers too large")
     if hosts != 1 and (hosts or not old):

@@ -128,14 +128,7 @@ def test_a_body_of_no_known_form_is_told_the_forms(router: Router) -> None:
     assert all(word in body["detail"] for word in ("inputs", "model_id", "prompt"))
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b"{", b"[]", b"1", b"null", b'"text"', b'{"a":NaN}', b'{"a":1,}', b"\xef\xbb\xbf{}",
-        b'{"a":"\xff"}', b"{'a':1}", b'{"a":' + b"[" * 70 + b"]" * 70 + b"}", b"[" * 100_000,
-    ],
-    ids=lambda body: repr(body[:12]),
-)  # fmt: skip
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xef\xbb\xbf{}"], ids=repr)  # more in corpus.py
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate_stream", "/generate"])
 def test_what_is_no_json_object_is_a_400(router: Router, path: str, body: bytes) -> None:
     """On every surface, whatever is wrong with it."""

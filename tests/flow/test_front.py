@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from processes import Emulator, Router, wait_for
-from wire import TGI, VLLM, Client, call, check_refusal, check_stream, outcome, request
+from wire import TGI, VLLM, Client, call, check_stream, outcome, request
 
 _BODY = json.dumps({"inputs": "Hello", "parameters": {"max_new_tokens": 3}}).encode()
 _HEAD = b"POST /generate HTTP/1.1\r\nhost: router\r\ncontent-type: application/json\r\n"
@@ -26,96 +26,11 @@ def chunks(*sizes: int) -> bytes:
     return found
 
 
-REFUSED = {
-    "no Host": (_GET + b"\r\n", 400, "bad_request"),
-    "two Hosts": (_GET + b"host: a\r\nhost: b\r\n\r\n", 400, "bad_request"),
-    "two equal Hosts": (_GET + b"host: a\r\nHOST: a\r\n\r\n", 400, "bad_request"),
-    "Host with a path": (_GET + b"host: a/b\r\n\r\n", 400, "bad_request"),
-    "Host with user": (_GET + b"host: u@a\r\n\r\n", 400, "bad_request"),
-    "Host with a space": (_GET + b"host: a b\r\n\r\n", 400, "bad_request"),
-    "two Hosts in HTTP/1.0": (b"GET /live HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n", 400, "bad_request"),
-    "101 headers": (_GET + b"host: a\r\n" + b"x: y\r\n" * 100 + b"\r\n", 431, "headers_too_large"),
-    "33 KiB of headers": (
-        _GET + b"host: a\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 1000) for n in range(33)) + b"\r\n",
-        431,
-        "headers_too_large",
-    ),
-    "one endless header": (_GET + b"host: a\r\nx: " + b"y" * 60_000, 431, "headers_too_large"),
-    "one endless header name": (_GET + b"host: a\r\n" + b"y" * 60_000, 431, "headers_too_large"),
-    "a URL of 9 KiB": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 414, "url_too_long"),
-    "an endless URL": (b"GET /" + b"a" * 60_000, 414, "url_too_long"),
-    "length and transfer coding": (
-        _HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
-    ),
-    "two lengths": (
-        _HEAD + b"content-length: %d\r\ncontent-length: 3\r\n\r\n" % len(_BODY) + _BODY, 400, "bad_request",
-    ),
-    "two equal lengths": (_HEAD + b"content-length: 2\r\ncontent-length: 2\r\n\r\n{}", 400, "bad_request"),
-    "a list of lengths": (_HEAD + b"content-length: 2, 2\r\n\r\n{}", 400, "bad_request"),
-    "a signed length": (_HEAD + b"content-length: +2\r\n\r\n{}", 400, "bad_request"),
-    "a negative length": (_HEAD + b"content-length: -2\r\n\r\n{}", 400, "bad_request"),
-    "a hexadecimal length": (_HEAD + b"content-length: 0x2\r\n\r\n{}", 400, "bad_request"),
-    "two transfer codings": (
-        _HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
-    ),
-    "two lines of transfer codings": (
-        _HEAD + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", 400, "bad_request",
-    ),
-    "chunked twice": (_HEAD + b"transfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400, "bad_request"),
-    "an unknown transfer coding": (
-        _HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "bad_request",
-    ),
-    "a transfer coding in HTTP/1.0": (
-        b"POST /generate HTTP/1.0\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
-        + chunks() + b"0\r\n\r\n", 400, "bad_request",
-    ),
-    "a malformed chunk size": (
-        _CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400, "bad_request",
-    ),
-    "a malformed chunk end": (_CHUNKED + b"2\r\n{}XX0\r\n\r\n", 400, "bad_request"),
-    "endless trailers": (
-        _CHUNKED + chunks() + b"0\r\nx: " + b"y" * 80_000,
-        431,
-        "headers_too_large",
-    ),
-    "a folded header": (_GET + b"host: a\r\nx: y\r\n z\r\n\r\n", 400, "bad_request"),
-    "a header name with a space": (_GET + b"host: a\r\nx : y\r\n\r\n", 400, "bad_request"),
-    "NUL in a header": (_GET + b"host: a\r\nx: \0\r\n\r\n", 400, "bad_request"),
-    "bare LF": (b"GET /live HTTP/1.1\nhost: a\n\n", 400, "bad_request"),
-    "bare CR": (_GET + b"host: a\r\nx: y\rz: a\r\n\r\n", 400, "bad_request"),
-    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400, "bad_request"),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "bad_request"),
-    "CONNECT": (b"CONNECT engine:80 HTTP/1.1\r\nhost: engine:80\r\n\r\n", 400, "bad_request"),
-    "bytes above ASCII in the URL": (b"GET /\xd7\xa9 HTTP/1.1\r\nhost: a\r\n\r\n", 400, "bad_request"),
-}  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
 def _alive(router: Router) -> Iterator[None]:
     yield
     assert call(router.port, request("GET", "/live")).status == 200
     assert '"level":"ERROR"' not in router.output()
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_clear_request_is_refused_and_the_connection_closed(router: Router, name: str) -> None:
-    """Two readers may understand such bytes differently, so nobody answers them."""
-    data, status, code = REFUSED[name]
-    with Client(router.port) as client:
-        client.send(data)
-        check_refusal(client.read(), status, code)
-        assert client.at_end()
-
-
-@pytest.mark.parametrize("name", ["101 headers", "two Hosts", "two lengths", "a malformed chunk size"])
-def test_it_is_refused_just_so_byte_by_byte(router: Router, name: str) -> None:
-    """Network segments make no difference."""
-    data, status, code = REFUSED[name]
-    with Client(router.port) as client:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before the last byte
-            for start in range(0, len(data), 7):
-                client.send(data[start : start + 7])
-        check_refusal(client.read(), status, code)
 
 
 def test_limits_are_not_lower_than_told(router: Router) -> None:
@@ -260,13 +175,6 @@ def test_upgrades_are_not_made(router: Router, protocol: str, piece: int) -> Non
                 client.send(request("GET", "/live"))
             assert client.read().status == 200
             assert client.at_end()
-
-
-@pytest.mark.parametrize("path", ["/generate/", "//generate", "/x/../generate", "/generate%2f", "/GENERATE"])
-def test_a_path_is_matched_as_it_is(router: Router, path: str) -> None:
-    """Nothing is normalised: another path is another route, and an unknown one is a JSON 404."""
-    answer = call(router.port, request("POST", path, _BODY, "content-type: application/json"))
-    assert (answer.status, answer.json()["code"]) == (404, "route_not_found")
 
 
 def test_the_absolute_form_and_the_query_reach_no_engine(router: Router, tgi: Emulator) -> None:

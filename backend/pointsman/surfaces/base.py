@@ -16,6 +16,8 @@ from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
 from pointsman.keys import Need
 
 DEPTH_MAX = 64
+FIELDS_MAX = 1_000  # of the top level
+STRINGS_MAX = 500_000  # names of fields among them
 CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
 MODEL_NAME_MAX = 256  # characters
 _INT64 = range(-(2**63), 2**64)
@@ -24,6 +26,7 @@ _SHAPE = bytes.maketrans(b"{}", b"[]")
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level down, one up, as signed bytes
 _STRING = re.compile(rb'"[^"]*"')
 _NUMBER = frozenset(b"-0123456789")  # how one begins
+_LARGE_BYTES = 64 * 1024  # below, counting costs less than looking for the first few
 _decoder = msgspec.json.Decoder(Fields)
 _strings = msgspec.json.Decoder(str)
 
@@ -66,21 +69,64 @@ def read_fields(body: bytes) -> Fields:
     Raises:
         RouterError: MALFORMED_JSON with the reason: not UTF-8, no JSON, no object, nested too deeply.
     """
+    large = len(body) > _LARGE_BYTES
+    if large and _holds_many(body):
+        _check_shape(body)  # before it is decoded, which would take longer
     try:
         if not body.isascii():
             body.decode("utf-8")
-        fields = _decoder.decode(body)
+        fields = _counted(body) if large else _decoder.decode(body)
     except UnicodeDecodeError:
         raise RouterError(MALFORMED_JSON, "The body is not UTF-8.") from None
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, _TooMany):
+            raise RouterError(MALFORMED_JSON, f"The body has more than {FIELDS_MAX:,} fields.") from None
         raise RouterError(MALFORMED_JSON, "The body must be a JSON object.") from None
     except msgspec.DecodeError:
         raise RouterError(MALFORMED_JSON, "The body is not valid JSON.") from None
     except RecursionError:
         raise _too_deep() from None
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX:
+    if not large and body.count(b"{") + body.count(b"[") > DEPTH_MAX:
         _check_shape(body)
     return fields
+
+
+class _Name(str):
+    """A field's name, made by us so that we can count."""
+
+    __slots__ = ()
+
+
+class _TooMany(ValueError):
+    """More fields than anybody needs."""
+
+
+def _counted(body: bytes) -> Fields:
+    """Decode, and stop at too many fields: a million of them would hold up the loop for a second."""
+    number = 0
+
+    def name(_: type, told: str) -> _Name:
+        nonlocal number
+        number += 1
+        if number > FIELDS_MAX:
+            raise _TooMany
+        return _Name(told)
+
+    found = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=name)
+    return {str(name): value for name, value in found.items()}  # plain names again, for encoders
+
+
+def _holds_many(body: bytes) -> bool:
+    """Whether there may be more than DEPTH_MAX objects and arrays; quick where there are few."""
+    found = 0
+    for mark in (b"{", b"["):
+        place = body.find(mark)
+        while place >= 0:
+            found += 1
+            if found > DEPTH_MAX:
+                return True
+            place = body.find(mark, place + 1)
+    return False
 
 
 def _too_deep() -> RouterError:
@@ -88,14 +134,22 @@ def _too_deep() -> RouterError:
 
 
 def _check_shape(body: bytes) -> None:
-    """Bound the depth and the number of containers of valid JSON, in whole-body operations only."""
+    """Bound the depth and the number of containers of JSON, in whole-body operations only.
+
+    What is no JSON may be refused for either, or pass.
+    """
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = body.translate(_SHAPE, _NOISE).replace(b'""', b"")  # joins strings; what is in them goes next
+    marks = body.translate(_SHAPE, _NOISE)
+    if marks.count(b'"') > 2 * STRINGS_MAX:
+        raise RouterError(MALFORMED_JSON, f"The body holds more than {STRINGS_MAX:,} strings.")
+    marks = marks.replace(b'""', b"")  # joins strings; what is in them goes next
+    if marks.count(b'"') > CONTAINERS_MAX:  # two for each string with brackets in it
+        raise RouterError(MALFORMED_JSON, "The body holds too many strings with brackets in them.")
     marks = _STRING.sub(b"", marks)
     if len(marks) > 2 * CONTAINERS_MAX:
         raise RouterError(MALFORMED_JSON, f"The body holds more than {CONTAINERS_MAX:,} objects and arrays.")
-    if max(accumulate(memoryview(marks.translate(_STEPS)).cast("b"))) > DEPTH_MAX:
+    if max(accumulate(memoryview(marks.translate(_STEPS)).cast("b")), default=0) > DEPTH_MAX:
         raise _too_deep()
 
 
@@ -154,6 +208,8 @@ def check_count(fields: Fields, name: str, highest: int) -> None:
 def check_numbers(fields: Fields) -> None:
     """Refuse top-level integers beyond 64 bits and numbers beyond doubles: parsers disagree on them."""
     for name, raw in fields.items():
+        if len(raw) > 18 and memoryview(raw)[0] not in _NUMBER:
+            continue  # to copy it would cost more than to look
         text = bytes(raw)
         if text[0] not in _NUMBER or (len(text) <= 18 and b"e" not in text and b"E" not in text):
             continue

@@ -7,11 +7,12 @@ from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import RouterError
 from pointsman.keys import Need
 from pointsman.sse import frame as event
-from pointsman.surfaces.base import check_numbers, error_object, flag, invalid
+from pointsman.surfaces.base import check_count, check_numbers, error_object, flag, invalid
 from pointsman.surfaces.media import refuse_remote
 
 _OVERLOADED = {errors.NO_REPLICA, errors.ENGINE_OVERLOADED}
 _UNPROCESSABLE = {errors.INVALID_PARAMETER, errors.UNSUPPORTED, errors.ENGINE_REJECTED}
+BEST_OF_MAX = 16
 _REQUIRED = {Operation.CHAT_TOKENIZE: "messages"}
 
 
@@ -30,6 +31,8 @@ class Tgi:
         if operation is not Operation.INFO and required not in fields:
             raise invalid(required, "be given")
         check_numbers(fields)
+        if b"best_of" in body or b"\\u" in body:
+            _check_best_of(fields)
         if operation is Operation.CHAT_TOKENIZE:
             refuse_remote(fields["messages"], body, self._media_hosts)
         streams = stream or (operation is Operation.COMPAT and flag(fields, "stream"))
@@ -43,6 +46,16 @@ class Tgi:
 
     def error_frame(self, error: RouterError, request_id: str) -> bytes:
         return event(msgspec.json.encode(error_body(error, request_id, frame=True)))
+
+
+def _check_best_of(fields: Fields) -> None:
+    """TGI makes as many copies of a request as it is told to, before it looks whether that is allowed."""
+    try:
+        parameters = msgspec.json.decode(fields.get("parameters", b"{}"), type=Fields)
+    except msgspec.DecodeError:
+        return  # no object: the engine says so better
+    if "best_of" in parameters:
+        check_count(parameters, "best_of", BEST_OF_MAX)
 
 
 def error_body(error: RouterError, request_id: str, *, frame: bool = False) -> dict[str, object]:

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
+from pointsman.surfaces import base
 from pointsman.surfaces.base import (
     CONTAINERS_MAX,
     DEPTH_MAX,
+    FIELDS_MAX,
     check_count,
     check_numbers,
     error_object,
@@ -158,6 +160,48 @@ def test_hostile_bodies_do_not_stop_the_loop(filling: bytes) -> None:
     with suppress(RouterError):
         read_fields(body)
     assert time.process_time() - began < 1.5
+
+
+def test_a_large_body_is_judged_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many containers, strings or fields end the work before what they hold is made into objects."""
+    made: list[str] = []
+    monkeypatch.setattr(base, "_counted", lambda body: made.append("decoded"))
+    hostile = {
+        b"[],": (2_000_000, "100,000 objects"),
+        b'"[",': (2_000_000, "500,000 strings"),
+        b'["["],': (100_000, "strings with brackets"),
+    }
+    for filling, (times, says) in hostile.items():
+        with pytest.raises(RouterError, match=says):
+            read_fields(b'{"a":[' + filling * times + b"1]}")
+    assert made == []
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["each its own", "all the same"])
+def test_a_large_body_has_few_fields(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder stops at the first field too many, also where all have one name."""
+    names: list[str] = []
+
+    class Name(base._Name):
+        def __new__(cls, told: str) -> "Name":
+            names.append(told)
+            return super().__new__(cls, told)
+
+    body = b"{" + b",".join(b'"f%d":"%080d"' % (0 if same else n, n) for n in range(50_000)) + b"}"
+    monkeypatch.setattr(base, "_Name", Name)
+    with pytest.raises(RouterError, match="more than 1,000 fields"):
+        read_fields(body)
+    assert len(names) == FIELDS_MAX
+
+
+def test_a_large_body_is_read_as_a_small_one_is() -> None:
+    """The same fields with plain names, so that they can be written again."""
+    found = read_fields(b'{"a":1,"\\u0062":[{}],"a":"%b"}' % (b"x" * 100_000))
+    assert {name: bytes(raw)[:3] for name, raw in found.items()} == {"a": b'"xx', "b": b"[{}"}
+    assert {type(name) for name in found} == {str}
+    assert msgspec.json.encode(found).startswith(b'{"a":"xx')
+    many = b",".join(b'"f%d":"%0100d"' % (n, n) for n in range(FIELDS_MAX))
+    assert len(read_fields(b"{" + many + b"}")) == FIELDS_MAX
 
 
 def fields(**values: str) -> dict[str, msgspec.Raw]:

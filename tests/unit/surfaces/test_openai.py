@@ -235,6 +235,14 @@ def test_media_hosts_are_exact(url: str, passes: bool) -> None:
     assert caught.value.kind is errors.REMOTE_MEDIA
 
 
+def test_messages_beside_media_hold_few_values() -> None:
+    """All are made into objects to be looked through; without media they are not, whatever they hold."""
+    values = "1," * 300_000
+    error = refused(f'{{"messages":[{{"image_url":null,"x":[{values}1]}}]}}'.encode())
+    assert (error.param, "250,000" in error.message) == ("messages", True)
+    decode(f'{{"messages":[{{"x":[{values}1]}}]}}'.encode())
+
+
 def test_messages_no_parser_agrees_on_are_refused_by_name() -> None:
     """A number that is infinite to some, within messages that must be read, is the client's mistake."""
     error = refused(b'{"messages":[{"image_url":null,"x":1e400}]}')

@@ -71,6 +71,31 @@ def test_numbers_must_fit(body: bytes) -> None:
     assert caught.value.param == "seed"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "passes"),
+    [
+        ('{"best_of":16}', True),
+        ('{"best_of":null}', True),
+        ('{"best_of":17}', False),
+        ('{"best_of":4000000000}', False),
+        ('{"best\\u005fof":4000000000}', False),
+        ('{"best_of":-1}', False),
+        ('{"best_of":"2"}', False),
+        ("null", True),
+        ("5", True),
+    ],
+)
+def test_an_engine_is_not_asked_for_a_million_copies(parameters: str, passes: bool) -> None:
+    """TGI copies a request `best_of` times before it checks the number; what else is wrong it says itself."""
+    body = f'{{"inputs":"x","parameters":{parameters}}}'.encode()
+    if passes:
+        assert decode(body).body == body
+        return
+    with pytest.raises(RouterError) as caught:
+        decode(body)
+    assert caught.value.param == "best_of"
+
+
 @pytest.mark.parametrize("key", ["image_url", "image\\u005furl"])
 def test_chat_tokenize_fetches_nothing(key: str) -> None:
     """TGI would load an image to count its tokens."""
