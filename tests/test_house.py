@@ -26,7 +26,6 @@ FLOORS = {
         (
             "admission_knobs",
             "ejection_knobs",
-            "ejection_knobs",
             "config_file",
             "front_knobs",
             "key_command",
@@ -72,8 +71,8 @@ FLOORS = {
     **dict.fromkeys(
         (
             *("admission", "candidates", "connection", "conversation", "forward", "lengths", "limits"),
-            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "sink", "stall", "upstream"),
-            "watch",
+            *("kept", "load", "probe", "pulse", "recall", "relay", "replay", "run", "sink", "stall"),
+            *("upstream", "watch"),
         ),
         3,
     ),
@@ -98,11 +97,11 @@ FLOORS = {
             "keys",
             "language",
             "origin",
+            "patience",
             "pii",
+            "poison",
             "policy",
             "progress",
-            "patience",
-            "poison",
             "retry",
             "screening",
             "signature",

@@ -168,6 +168,8 @@ class Router(FastAPI):
         model = plg.chat_model(self.registry)
         if model is not None and any(one.health.state is not State.UNKNOWN for one in model.pool):
             self.parts.availability.note(model.available, monotonic())
+        if replica.health.state is State.DOWN:
+            self.parts.forwarder.poison.died(replica.id, monotonic())
 
     def _tell_of_start(self) -> None:
         settings, share = self.settings, self.parts.share

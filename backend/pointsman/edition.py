@@ -64,7 +64,7 @@ class Edition:
         self.limiter = Limiter(
             settings.limits, parts.counter, settings.surface_limits, parts.metrics.note_limited
         )
-        self.guard = Guard(settings.access, settings.cors, parts.keyring)
+        self.guard = Guard(settings.access, settings.cors, parts.keyring, parts.failures)
         answers, forwarder, self.cache = settings.answer_cache, parts.forwarder, parts.cache
         replay = Replay(
             forwarder, parts.cache, parts.flights, everyone=answers.enabled, on_request=answers.on_request
@@ -128,13 +128,13 @@ class Edition:
             debug.router(desk, process.states),
             warm.router(registry, parts.forwarder, desk),
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),
-            usage.router(self.limiter, parts.usage),
+            usage.router(self.limiter, parts.together),
             control_cache.router(
-                registry, parts.cache, parts.flights, settings.answer_cache, rate_limited=rate_limited
+                registry, parts.together, settings.answer_cache, parts.events, rate_limited=rate_limited
             ),
             plg.router(sources),
         ):
-            self.api.include_router(routes)
+            self.api.include_router(docs.completed(routes))
 
 
 def _routes(settings: Settings, parts: Parts) -> Routes:

@@ -80,13 +80,23 @@ class Caller:
 
 
 class Guard:
-    """The rules of one configuration."""
+    """The rules of one configuration.
 
-    def __init__(self, access: AccessConfig, cors: CorsConfig, keyring: Keyring | None = None) -> None:
+    Args:
+        failures: counts wrong keys by address.
+    """
+
+    def __init__(
+        self,
+        access: AccessConfig,
+        cors: CorsConfig,
+        keyring: Keyring | None = None,
+        failures: MemoryStore | None = None,
+    ) -> None:
         self._rules = AccessRules(access)
         self._cors = cors
         self._keyring = keyring or Keyring(None)
-        self._failures = MemoryStore(MemoryConfig(rates=10_000))
+        self._failures = failure_counter() if failures is None else failures
         self._callers: dict[tuple[str, bool], Caller] = {}
 
     def sizes(self) -> dict[str, int]:
@@ -205,6 +215,11 @@ class Guard:
     def _refuse(self, address: str, decision: Decision, reason: str) -> None:
         _log.warning("refused address %s: %s (%s)", address, decision.value, reason)
         raise RouterError(ADDRESS_FORBIDDEN)
+
+
+def failure_counter() -> MemoryStore:
+    """Counts wrong keys by address; it outlasts a reload."""
+    return MemoryStore(MemoryConfig(rates=10_000))
 
 
 def _checked(caller: Caller, key: Key, scope: Scope | None, guard_class: str) -> Caller:

@@ -18,10 +18,12 @@ from pointsman.conduct import Cause
 from pointsman.control.footprint import Footprint
 from pointsman.control.happenings import Chronicle
 from pointsman.control.roster import Roster
+from pointsman.control.together import Together
 from pointsman.crew import Crew
 from pointsman.events import Events, Kind
 from pointsman.following import Following
 from pointsman.forward import Forwarder
+from pointsman.guard import failure_counter
 from pointsman.inventory import Inventory, Served
 from pointsman.kept import Kept
 from pointsman.keyring import Keyring
@@ -77,6 +79,7 @@ class Parts:
         self.cache = ResponseCache(self.store, settings.answer_cache.of_cache)
         self.flights: SingleFlight[Kept | None] = SingleFlight(settings.flights)
         self.usage = Usage()
+        self.failures = failure_counter()
         self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
         self.pools = Pools(settings.upstream)
         self.admission = Admission(self.registry, settings.admission, Random())
@@ -88,6 +91,9 @@ class Parts:
         self.following = Following(self.registry, self.crew, channel, workers)
         self.roster = Roster(self.registry, channel)
         self.chronicle = Chronicle(self.events, channel)
+        self.together = Together(
+            channel, self.usage, self.cache, self.flights, apart=settings.store.in_memory
+        )
 
     def renew(self, settings: Settings) -> Change:
         """Do by other settings what needs no new start; `crew` is still to be told of the replicas."""
@@ -131,7 +137,7 @@ class Parts:
     @property
     def tables(self) -> dict[str, int]:
         """Entries of the tables that callers fill, by name."""
-        own = {"usage": len(self.usage), "events": len(self.events)}
+        own = {"usage": len(self.usage), "events": len(self.events), "poison": len(self.forwarder.poison)}
         own |= {"sessions": len(self.sessions), "census": len(self.census), "flights": len(self.flights)}
         own |= {"token_counts": self.forwarder.counts, "resolved_names": self.pools.names}
         own |= {"served_names": self.registry.served_names, "log_lines": self.access_log.waiting}

@@ -5,14 +5,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from pointsman import __version__
-from pointsman.cache import ResponseCache
 from pointsman.control.catalog import is_ops
 from pointsman.control.operator import audited
+from pointsman.control.together import Together
 from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
-from pointsman.kept import Kept
+from pointsman.events import Events
 from pointsman.recall import AnswerCacheConfig
 from pointsman.registry import Registry
-from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Unavailable
 from pointsman.surfaces.llm_service import LlmService
 
@@ -42,16 +41,16 @@ _STATUS = {
 
 def router(
     registry: Registry,
-    cache: ResponseCache,
-    flights: SingleFlight[Kept | None],
+    together: Together,
     config: AnswerCacheConfig,
+    events: Events,
     *,
     rate_limited: bool,
 ) -> APIRouter:
     """The routes.
 
     Args:
-        flights: of the calls that share an answer.
+        together: the figures of all workers.
         rate_limited: whether seed 002's routes have a limit.
     """
     routes = APIRouter(tags=["cache"])
@@ -68,15 +67,16 @@ def router(
             "version": __version__,
             "model_name": model.id if model else None,
             "model_device": "remote",
-            "cache_stats": await _statistics(cache) if config.enabled else _OFF,
+            "cache_stats": _seeds(await together.cache()) if config.enabled else _OFF,
             "rate_limit_enabled": rate_limited,
         }
 
     @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_CACHE)})
     async def show(request: Request) -> dict[str, Any]:
         _check(request)
-        own = {"enabled": config.enabled, "on_request": config.on_request, "shared": flights.shared}
-        return {**await _statistics(cache), **own}
+        told = await together.cache()
+        own = {"enabled": config.enabled, "on_request": config.on_request, "shared": told["shared"]}
+        return {**_seeds(told), **own}
 
     @routes.delete(
         "/cache",
@@ -84,10 +84,10 @@ def router(
         responses={200: _example({"removed": 12})},
     )
     async def clear(request: Request) -> dict[str, int]:
-        with audited(request, "cache") as action:
+        with audited(request, "cache", events) as action:
             _check(request)
             try:
-                removed = await cache.clear()
+                removed = await together.clear()
             except Unavailable:
                 raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
             action.outcome = f"ok: {removed} answers removed"
@@ -105,19 +105,8 @@ def _check(request: Request) -> None:
         raise RouterError(ADDRESS_FORBIDDEN)
 
 
-async def _statistics(cache: ResponseCache) -> dict[str, Any]:
-    """Hits and misses are this worker's; sizes are null while the store does not answer."""
-    asked = cache.hits + cache.misses
-    told: dict[str, Any] = {
-        "enabled": True,
-        "size": None,
-        "max_size": cache.config.entries,
-        "hits": cache.hits,
-        "misses": cache.misses,
-        "hit_rate_percent": round(100 * cache.hits / asked, 2) if asked else 0.0,
-    }
-    try:
-        found = await cache.statistics()
-    except Unavailable:
-        return told
-    return {**told, "size": found.size, "bytes": found.bytes, "unavailable": found.unavailable}
+def _seeds(told: dict[str, Any]) -> dict[str, Any]:
+    """In the order of seed 002's fields; without what the store does not tell."""
+    names = ("size", "max_size", "hits", "misses", "hit_rate_percent")
+    more = ("bytes", "unavailable") if told["size"] is not None else ()
+    return {"enabled": True, **{name: told[name] for name in (*names, *more)}}

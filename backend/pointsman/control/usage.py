@@ -5,22 +5,21 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from pointsman.control.together import Together
 from pointsman.errors import KEY_MISSING, RouterError
 from pointsman.limits import Limiter
-from pointsman.usage import Usage
 
 
-def router(limiter: Limiter, usage: Usage) -> APIRouter:
+def router(limiter: Limiter, together: Together) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["keys"])
-    since = datetime.now(UTC).isoformat(timespec="seconds")
 
     @routes.get("/usage", summary="What your API key may, and what it has used")
     async def of_key(request: Request) -> dict[str, Any]:
         key = request.state.caller.key
         if key is None:
             raise RouterError(KEY_MISSING)
-        used = usage.of(key.name)
+        used, since = await together.used(key.name)
         rules = limiter.rules(request.state.caller.address, key, "")
         levels = await limiter.levels(rules)
         return {
@@ -38,7 +37,7 @@ def router(limiter: Limiter, usage: Usage) -> APIRouter:
             },
             "remaining": levels,
             "used": {
-                "since": since,
+                "since": datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
                 "requests": used.requests,
                 "errors": used.errors,
                 "prompt_tokens": used.prompt_tokens,
