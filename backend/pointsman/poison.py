@@ -15,6 +15,7 @@ from pointsman.call import Call
 from pointsman.retry import HURT_MAX
 
 DEAD_WITHIN_S = 15.0  # between two health checks that fail there may be so much, and vLLM takes 5 s to end
+_PROMPTS = ("messages", "prompt", "inputs", "input")  # fields that hold what the engine reads
 ENTRIES = 4096  # an engine's death is the failure of all that it had in hand
 
 
@@ -93,13 +94,14 @@ class Poison:
 
 
 def digest_of(model_id: str, call: Call) -> bytes:
-    """What tells a request from others, were it sent a second time."""
+    """What tells a prompt from others, however its answer is asked for the next time."""
     asked = sha256(f"{model_id}\n{call.operation.value}\n".encode())
-    if call.body is not None:
+    if call.wish is not None:
+        asked.update(msgspec.msgpack.encode((call.wish.prompt, call.wish.messages)))
+        return asked.digest()
+    told = {name: call.fields[name] for name in _PROMPTS if name in call.fields} or call.fields
+    for name, value in told.items():
+        asked.update(b"%d:%b:%b" % (len(name), name.encode(), bytes(value)))
+    if not told and call.body is not None:
         asked.update(call.body)
-    elif call.wish is not None:
-        asked.update(msgspec.msgpack.encode(call.wish))
-    else:
-        for name, value in call.fields.items():
-            asked.update(b"%d:%b:%b" % (len(name), name.encode(), bytes(value)))
     return asked.digest()

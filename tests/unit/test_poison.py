@@ -165,3 +165,14 @@ def test_a_request_without_a_body_is_told_by_its_wish_or_fields() -> None:
     ]
     calls += [Call(Api.OPENAI, Operation.CHAT, None, fields=one) for one in fields]
     assert len({digest_of("gemma", call) for call in calls}) == 6
+
+
+def test_a_prompt_is_the_same_however_its_answer_is_asked_for() -> None:
+    """Streamed or not, longer, hotter: an engine that died of it dies again. Another prompt is another."""
+    fields = {"messages": msgspec.Raw(b'[{"role":"user"}]'), "stream": msgspec.Raw(b"true")}
+    call = Call(Api.OPENAI, Operation.CHAT, None, fields=fields, body=b"1")
+    again = {**fields, "stream": msgspec.Raw(b"false"), "max_tokens": msgspec.Raw(b"9")}
+    other = {**fields, "messages": msgspec.Raw(b'[{"role":"tool"}]')}
+    replace = msgspec.structs.replace
+    assert digest_of("gemma", replace(call, fields=again, body=b"2")) == digest_of("gemma", call)
+    assert digest_of("gemma", replace(call, fields=other)) != digest_of("gemma", call)
