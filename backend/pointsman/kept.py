@@ -4,7 +4,7 @@ Of a call in the words of no engine the text is kept: it serves each call that w
 stream, in that call's own words. Of all other calls the bytes are kept: they serve equal bodies alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
@@ -38,13 +38,21 @@ class Kept(msgspec.Struct, frozen=True):
     trimmed: int = 0
 
 
+Keep = Callable[[Kept], Awaitable[None]]
+Told = Callable[[bytes, bytes], Kept | None]
+
+
 class Form(Protocol):
     """How the answer to one call is kept."""
 
     key: str  # under which the cache has it
 
-    def listen(self) -> Callable[[], Kept | None]:
-        """Hear what is answered from now on; to be asked at the end. None: it is not to be kept."""
+    def listen(self, keep: Keep) -> Callable[[], Kept | None]:
+        """Hear what is answered from now on. What is to be kept is, before its last byte leaves.
+
+        Returns:
+            To be asked at the end: what was kept; None: the answer is not to be given again.
+        """
 
     async def give(self, kept: Kept) -> bool:
         """Send a kept answer; False: nothing was sent, for it does not fit this call."""
@@ -68,18 +76,17 @@ class _Text:
         operation = run.call.operation.value
         self.key = request_key(run.tenant, run.model.id, {**told, "operation": operation})
 
-    def listen(self) -> Callable[[], Kept | None]:
+    def listen(self, keep: Keep) -> Callable[[], Kept | None]:
         run, heard = self._run, list[Said]()
 
         def hear(said: Said) -> object:
             heard.append(said)
             return self._shape(said)
 
-        def end() -> Kept | None:
-            if not heard or run.exchange.end is not attempt.OK:
+        def told(body: bytes, lines: bytes) -> Kept | None:
+            if not heard:
                 return None
-            said, exchange = heard[-1], run.exchange
-            tokens = said.tokens
+            said, tokens, exchange = heard[-1], heard[-1].tokens, run.exchange
             return Kept(
                 said.text,
                 said.finish.name,
@@ -90,7 +97,7 @@ class _Text:
             )
 
         run.call = structs.replace(run.call, shape=hear)
-        return end
+        return _listen(run, keep, told, most=0)
 
     async def give(self, kept: Kept) -> bool:
         run, reply = self._run, reply_to(self._run)
@@ -125,23 +132,15 @@ class _Bytes:
         fields = [part for name in sorted(call.fields) for part in (name, bytes(call.fields[name]))]
         self.key = exact_key(run.tenant, run.model.id, marks, call.model or "", *fields)
 
-    def listen(self) -> Callable[[], Kept | None]:
-        run = self._run
-        recorder = _Recorder(run.sink, self._most)
-        run.sink = recorder
+    def listen(self, keep: Keep) -> Callable[[], Kept | None]:
+        exchange = self._run.exchange
 
-        def end() -> Kept | None:
-            exchange = run.exchange
-            if not recorder.whole_body or exchange.end is not attempt.OK:
+        def told(body: bytes, lines: bytes) -> Kept | None:
+            if not body:
                 return None
-            return Kept(
-                body=recorder.whole_body,
-                lines=recorder.lines,
-                ignored=exchange.ignored,
-                trimmed=exchange.trimmed,
-            )
+            return Kept(body=body, lines=lines, ignored=exchange.ignored, trimmed=exchange.trimmed)
 
-        return end
+        return _listen(self._run, keep, told, self._most)
 
     async def give(self, kept: Kept) -> bool:
         if not kept.body:
@@ -150,32 +149,43 @@ class _Bytes:
         return True
 
 
-class _Recorder(Passing):
-    """Keeps what passes, if it is not too much. `whole_body` is empty until the very end has passed."""
+def _listen(run: Run, keep: Keep, told: Told, most: int) -> Callable[[], Kept | None]:
+    listener = _Listener(run.sink, keep, told, most)
+    run.sink = listener
+    return lambda: listener.kept if run.exchange.end is attempt.OK else None
 
-    def __init__(self, sink: Sink, most: int) -> None:
+
+class _Listener(Passing):
+    """Passes an answer on and has it kept before its last byte leaves: who asks next, anywhere, finds it.
+
+    Args:
+        told: what is to be kept, of the whole answer's bytes and lines.
+        most: bytes; of a larger answer `told` gets none.
+    """
+
+    def __init__(self, sink: Sink, keep: Keep, told: Told, most: int) -> None:
         super().__init__(sink)
-        self.whole_body = b""
-        self.lines = b""
+        self.kept: Kept | None = None
+        self._keep = keep
+        self._told = told
         self._most = most
         self._size = 0
         self._parts: list[bytes] = []
 
     async def whole(self, body: bytes, lines: bytes) -> None:
-        await super().whole(body, lines)
         self._note(body)
-        self.lines = lines
-        self._end()
+        await self._end(lines)
+        await super().whole(body, lines)
 
     async def pass_on(self, first: bytes, length: int | None) -> None:
         self._size = self._most + 1  # nobody has checked it
         await super().pass_on(first, length)
 
     async def write(self, block: bytes, *, last: bool = False) -> None:
-        await super().write(block, last=last)
         self._note(block)
         if last:
-            self._end()
+            await self._end(b"")
+        await super().write(block, last=last)
 
     def _note(self, block: bytes) -> None:
         self._size += len(block)
@@ -184,9 +194,11 @@ class _Recorder(Passing):
         else:
             self._parts.clear()
 
-    def _end(self) -> None:
-        if self._size <= self._most:
-            self.whole_body = b"".join(self._parts)
+    async def _end(self, lines: bytes) -> None:
+        kept = self._told(b"".join(self._parts), lines)
+        if kept is not None:
+            await self._keep(kept)
+            self.kept = kept
 
 
 async def _send(run: Run, kept: Kept, body: bytes, lines: bytes) -> None:

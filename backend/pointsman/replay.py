@@ -89,13 +89,14 @@ class Replay:
         if kept is not None and await self._give(run, form, kept, "hit"):
             return
 
-        async def ask() -> Kept | None:
-            heard = form.listen()
-            await self._server.serve(run)
-            told = heard() if run.wanted is None else None  # what another model answered is not this one's
-            if told is not None:
+        async def keep(told: Kept) -> None:
+            if run.wanted is None:  # what another model answered is not this one's
                 await self._cache.put(run.tenant, form.key, _encode(told), "stop")
-            return told
+
+        async def ask() -> Kept | None:
+            heard = form.listen(keep)
+            await self._server.serve(run)
+            return heard() if run.wanted is None else None
 
         if not repeatable(run.call):
             await ask()

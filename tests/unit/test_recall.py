@@ -379,7 +379,7 @@ async def test_nothing_enabled_costs_nothing() -> None:
 
 
 async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
-    """Whoever has the answer and asks on, at whichever router, finds the turn."""
+    """Whoever has the answer and asks on, at whichever router, finds the turn; and so does who asks again."""
     stage = Stage()
     seen: list[tuple[int, int]] = []
 
@@ -395,4 +395,4 @@ async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
             cast("Any", Looking()), float("inf"), Timeouts(), "t",
         )  # fmt: skip
         await stage.recall.serve(run)
-    assert [sessions for sessions, _ in seen] == [1, 1]
+    assert seen == [(1, 1), (1, 2)]  # asked in the session's second turn, it is another question
