@@ -21,6 +21,7 @@ SCENES: dict[str, Scene] = {
     "S11": aborts.nothing_is_left,
     "S12": restarts.terminated,
     "S13": restarts.reloaded,
+    "S14": hostile.corpus,
     "S15": hostile.leaks,
     "S16": hostile.addresses,
     "S17": hostile.cost,

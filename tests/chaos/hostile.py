@@ -1,20 +1,52 @@
 """Input from people who mean no good, or know no better."""
 
+import contextlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from chaos.growth import resident
 from chaos.scene import Figure, Size
 from chaos.stage import MODEL, engines
-from processes import Router
+from corpus import CASES, Case
+from processes import Emulator, Router
 from wire import Client, post, request
 
 CANARIES = ("canary-prompt-7f3a", "canary-key-91bc", "canary-query-5d2e", "canary-engine-44aa")
 BODY_BYTES = 8 * 1024 * 1024  # MAX_BODY_BYTES by default
+
+
+def corpus(size: Size) -> Iterable[Figure]:
+    """Every bad input we know of, each on a connection of its own."""
+    with ExitStack() as stack:
+        vllm, tgi = (stack.enter_context(Emulator(kind)) for kind in ("vllm", "tgi"))
+        urls = {"VLLM_GEMMA3_ENDPOINT": vllm.url, "TGI_DISTILGPT2_ENDPOINT": tgi.url}
+        router = stack.enter_context(Router(**urls, SURFACES__TGI__MODEL="distilgpt2"))
+        router.wait_until_up(MODEL, "distilgpt2")
+        statuses = [(case, _answer(router, case)) for case in CASES]
+        alive = router.runs and router.http.get("/live").status_code == 200
+    wrong = [f"{case}: {status}" for case, status in statuses if status is None or status >= 500]
+    yield Figure("cases", len(statuses), least=300)
+    yield Figure(f"answered 5xx, crashed or hung ({', '.join(wrong[:5])})", len(wrong), most=0)
+    yield Figure("router alive", alive, least=1)
+
+
+def _answer(router: Router, case: Case) -> int | None:
+    """The status; 0: closed without one, as what is no HTTP may be; None: it hangs."""
+    with Client(router.port) as client:
+        with contextlib.suppress(OSError):  # the answer may come before all is sent
+            client.send(case.data)
+            if case.leaves:
+                client.sock.shutdown(socket.SHUT_WR)
+        try:
+            return client.read().status
+        except TimeoutError:
+            return None
 
 
 def leaks(size: Size) -> Iterable[Figure]:
