@@ -22,6 +22,7 @@ EXPOSED_HEADERS = (
     "X-Pointsman-Attempts",
     "X-Pointsman-Ignored",
     "X-Pointsman-Trimmed",
+    "X-Pointsman-Cache",
     "X-Pointsman-Explain",
 )
 ALLOWED_METHODS = ("GET", "POST", "DELETE", "PUT", "OPTIONS")
@@ -32,6 +33,7 @@ ALLOWED_HEADERS = (
     "X-Request-ID",
     "X-Request-Timeout",
     "X-Pointsman-Priority",
+    "X-Pointsman-Cache",
     "X-Client-ID",
     "X-Session-ID",
 )

@@ -39,6 +39,7 @@ def test_listed_origin_is_granted_by_name() -> None:
         b"X-Pointsman-Attempts",
         b"X-Pointsman-Ignored",
         b"X-Pointsman-Trimmed",
+        b"X-Pointsman-Cache",
         b"X-Pointsman-Explain",
     ]
     assert headers == {
@@ -89,7 +90,7 @@ def test_granted_preflight() -> None:
         b"access-control-allow-methods": b"GET, POST, DELETE, PUT, OPTIONS",
         b"access-control-allow-headers": (
             b"Content-Type, Authorization, X-API-Key, X-Request-ID, "
-            b"X-Request-Timeout, X-Pointsman-Priority, X-Client-ID, X-Session-ID"
+            b"X-Request-Timeout, X-Pointsman-Priority, X-Pointsman-Cache, X-Client-ID, X-Session-ID"
         ),
         b"access-control-max-age": b"600",
         b"vary": b"Origin",
