@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,21 @@ class Process:
         pipe = self._process.stdout
         while pipe is not None and (block := os.read(pipe.fileno(), 65536)):
             self._output.append(block)
+
+
+_BY_SYSTEMD = """
+import os, sys
+number, *words = sys.argv[1:]
+os.dup2(int(number), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", *words])
+"""
+
+
+def activated(listener: socket.socket, *words: str, **settings: str) -> Process:
+    """A module of Python, with its words, that is given a socket as systemd gives it."""
+    number = listener.fileno()
+    return Process("-c", _BY_SYSTEMD, str(number), *words, env=settings, descriptors=[number])
 
 
 class Emulator(Process):

@@ -17,7 +17,7 @@ import pytest
 
 import crowd
 from pointsman.settings import load
-from processes import BACKEND, Emulator, Process, wait_for
+from processes import BACKEND, Emulator, Process, activated, wait_for
 from wire import VLLM, Client, call, check_stream, outcome, request
 
 CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
@@ -216,6 +216,23 @@ def test_a_reload_under_load_refuses_nobody() -> None:
         assert served.output().count("told to end: others go on") == 6
         assert "not ready any more" not in served.output()
         assert '"level":"ERROR"' not in served.output()
+
+
+def test_systemds_socket_is_served(vllm: Emulator) -> None:
+    """Instead of LISTEN; it outlives the workers, so there is no time of grace."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        words = ("gunicorn", "--config", str(CONFIG))
+        settings = {"WEB_CONCURRENCY": "2", "GRACE_S": "60", "VLLM_GEMMA3_ENDPOINT": vllm.url}
+        with activated(listener, *words, **settings) as served:
+            port = listener.getsockname()[1]
+            assert served.port == port
+            assert outcome(VLLM, call(port, VLLM.request(stream=False)), stream=False) == "ok"
+            served.send_signal(signal.SIGHUP)
+            wait_for(lambda: served.output().count("every answer is finished") == 2, "new workers", 60)
+            assert call(port, request("GET", "/live")).status == 200
+            served.send_signal(signal.SIGTERM)
+            assert served.wait() == 0
+        assert served.output().count("accepting for 0 s more") == 4
 
 
 def test_the_state_of_all_workers_is_told(served: Gunicorn) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import crowd
-from processes import Emulator, Process, Router, wait_for
+from processes import Emulator, Router, activated, wait_for
 from wire import FRONTS, TGI, VLLM, Client, Front, Incoming, call, outcome, post, request
 
 LIMIT_S = 90.0  # for anything that takes seconds on an idle machine
@@ -237,20 +237,6 @@ def test_a_start_needs_neither_engines_nor_redis() -> None:
         assert router.wait() == 0
 
 
-_BY_SYSTEMD = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-os.execv(sys.executable, [sys.executable, "-m", "pointsman", "serve"])
-"""
-
-
-def activated(listener: socket.socket, **settings: str) -> Process:
-    """A router that is given the socket as systemd gives it."""
-    number = listener.fileno()
-    return Process("-c", _BY_SYSTEMD, str(number), env=settings, descriptors=[number])
-
-
 def test_with_systemds_socket_a_restart_refuses_nobody(engines: tuple[Emulator, Emulator]) -> None:
     """No grace is needed: who comes between two processes waits for the next one."""
     settings = {"VLLM_GEMMA3_ENDPOINT": engines[1].url, "GRACE_S": "60"}
@@ -267,7 +253,7 @@ def test_with_systemds_socket_a_restart_refuses_nobody(engines: tuple[Emulator, 
                     answers.append(str(client.read().status))
 
         asking = threading.Thread(target=ask)
-        first = activated(listener, **settings)
+        first = activated(listener, "pointsman", "serve", **settings)
         try:
             assert first.port == port
             asking.start()
@@ -275,7 +261,7 @@ def test_with_systemds_socket_a_restart_refuses_nobody(engines: tuple[Emulator, 
             first.send_signal(signal.SIGTERM)
             assert first.wait() == 0
             between = len(answers)
-            with activated(listener, **settings):
+            with activated(listener, "pointsman", "serve", **settings):
                 wait_for(lambda: len(answers) > between + 20, "answers of the next one")
                 stop.set()
                 asking.join(LIMIT_S)
@@ -288,5 +274,5 @@ def test_with_systemds_socket_a_restart_refuses_nobody(engines: tuple[Emulator, 
 def test_a_bad_socket_of_systemds_is_told() -> None:
     """One sentence, and not a router that listens nowhere."""
     with socket.socket() as deaf, pytest.raises(AssertionError, match="does not listen") as failed:
-        activated(deaf)
+        activated(deaf, "pointsman", "serve")
     assert "Traceback" not in str(failed.value)
