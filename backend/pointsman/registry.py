@@ -17,6 +17,7 @@ from pointsman.retry import Budget, RetryConfig
 
 _NAMES = 4096  # of engines' own that are kept; full, all are looked for anew
 
+
 @dataclass(slots=True, eq=False)
 class Model:
     """A model with the pool of replicas that serve it."""
