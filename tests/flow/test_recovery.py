@@ -28,6 +28,10 @@ def health(router: Router, model: str) -> dict[str, Any]:
     return found
 
 
+def wait_until(router: Router, model: str, state: str) -> None:
+    wait_for(lambda: health(router, model)["state"] == state, f"{model} is {state}")
+
+
 def test_all_engines_down_then_up_by_themselves() -> None:
     """The start succeeds without any engine; calls get 503 with Retry-After until one appears."""
     tgi_port, vllm_port = free_ports(2)
@@ -36,8 +40,9 @@ def test_all_engines_down_then_up_by_themselves() -> None:
         "VLLM_GEMMA3_ENDPOINT": f"http://127.0.0.1:{vllm_port}",
     }
     with Router(**urls, **_QUICK) as router:
-        wait_for(lambda: health(router, "distilgpt2")["state"] == "down", "seen down")
-        wait_for(lambda: health(router, "gemma-3-12b")["state"] == "down", "seen down")
+        for model in ("distilgpt2", "gemma-3-12b"):
+            wait_until(router, model, "loading")
+            assert "connection refused" in health(router, model)["reason"]
         said = router.http.get("/health")
         assert (said.status_code, said.json()["status"], said.json()["model_loaded"]) == (
             200,
