@@ -7,7 +7,7 @@ from pointsman.errors import BAD_REQUEST, RouterError
 
 HEADER = b"x-request-timeout"
 LONGEST_S = 86400.0  # as long as a timeout of ours can be
-_SECONDS = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,9})?")
+_SECONDS = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,20})?")
 _MUST = f"`X-Request-Timeout` must be seconds, more than 0 and at most {LONGEST_S:g}, such as 30 or 2.5."
 
 

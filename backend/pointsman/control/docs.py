@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.routing import APIRoute
 
 from pointsman import errors
-from pointsman.control.forms import FORMS
+from pointsman.control.forms import FORMS, headers
 from pointsman.control.forms.schema import Form
 from pointsman.control.forms.told import EXAMPLES, METRICS
 from pointsman.control.front import OPEN_PATHS, shape_of
@@ -98,9 +98,12 @@ def _summary(route: Route) -> str:
 
 def _describe(route: Route) -> dict[str, Any]:
     forms = FORMS[route.path]
-    described: dict[str, Any] = {"responses": {"200": _answer(forms), **_errors(route)}}
+    answer = {**_answer(forms), "headers": headers.of_answer()}
+    described: dict[str, Any] = {"responses": {"200": answer, **_errors(route)}}
+    described["parameters"] = headers.parameters()
     if "{model_id}" in route.template:
-        described["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _TEXT}]
+        model = {"name": "model_id", "in": "path", "required": True, "schema": _TEXT}
+        described["parameters"].insert(0, model)
     if route.method == "POST":
         asked = _content([_asked(form) for form in forms], {form.title: form.example for form in forms})
         described["requestBody"] = {"required": True, "content": {"application/json": asked}}
@@ -152,4 +155,6 @@ def _told(shape: ErrorShape, kind: errors.ErrorKind) -> dict[str, Any]:
     retry_after_s = 1 if kind is errors.RATE_LIMITED else None
     _, body = shape.error(RouterError(kind, retry_after_s=retry_after_s), "1a2b3c")
     example = {"schema": {"type": "object"}, "example": msgspec.json.decode(body)}
-    return {"description": kind.message, "content": {"application/json": example}}
+    told = {"description": kind.message, "content": {"application/json": example}}
+    lines = headers.of_error(kind.status)
+    return {**told, "headers": lines} if lines else told

@@ -3,16 +3,18 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import jsonschema
 import pytest
 
+from pointsman import answer
 from pointsman.apis import wish_of, writer_of
 from pointsman.apis.base import Reply
 from pointsman.app import Router, build
 from pointsman.call import Call
-from pointsman.control.forms import FORMS
+from pointsman.control.forms import FORMS, headers
 from pointsman.control.forms.told import EXAMPLES
 from pointsman.control.front import OPEN_PATHS
 from pointsman.errors import RouterError
@@ -165,6 +167,20 @@ async def test_examples_of_the_status_are_what_is_told(app: Router, client: Clie
     assert told[0] == card
     assert {**told[1], "timestamp": ""} == {**health, "timestamp": "", "security": told[1]["security"]}
     assert set(told[1]["security"]) < set(health["security"])
+
+
+def test_every_generation_route_tells_its_headers(app: Router) -> None:
+    """What a request may have and an answer has, and when to come again; `answer.py` writes no others."""
+    paths = app.openapi()["paths"]
+    for route in app.routes_table.table:
+        described = paths[route.template][route.method.lower()]
+        taken = [one["name"] for one in described["parameters"] if one["in"] == "header"]
+        assert taken == list(headers.TAKEN)
+        assert set(described["responses"]["200"]["headers"]) == set(headers.GIVEN)
+        assert "Retry-After" in described["responses"]["503"]["headers"]
+        assert "headers" not in described["responses"]["502"]
+    written = re.findall(r"x-pointsman-[a-z]+(?=: \{)", Path(answer.__file__).read_text(encoding="utf-8"))
+    assert set(written) <= {name.lower() for name in headers.GIVEN}
 
 
 async def test_docs_can_be_hidden(client: Client) -> None:
