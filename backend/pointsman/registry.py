@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
+from time import time
 from types import MappingProxyType
 
 from pointsman.attempt import End
@@ -176,7 +177,8 @@ class Registry:
         for model in self.models.values():
             change.add(arrange(model.id, model.pool, self.entries(model), self.retiring, self._name))
             for replica in model.pool:
-                replica.draining = bool(drained) and seat_of(replica) in drained
+                wanted_out = bool(drained) and seat_of(replica) in drained
+                replica.drain(wanted=wanted_out, now_wall=time())
         self._known.clear()
         return change
 

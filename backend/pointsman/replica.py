@@ -175,6 +175,12 @@ class Replica:
         slots = self.max_in_flight or self.facts.max_concurrent or self.usual_slots
         return slots if self.room >= 1 else ceil(slots * self.room)
 
+    def drain(self, *, wanted: bool, now_wall: float) -> None:
+        """Give it no new work, or give it work again; `now_wall` is shown to people."""
+        if wanted and not self.draining:
+            self.draining_since = now_wall
+        self.draining = wanted
+
     @property
     def usable(self) -> bool:
         """May be sent work: its checks say up, or it was not checked yet, and nobody drains it.

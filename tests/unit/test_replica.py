@@ -102,6 +102,17 @@ def test_usable_states(state: State) -> None:
     assert replica(health=Health(state=state)).usable == (state in {State.UP, State.UNKNOWN})
 
 
+def test_since_when_it_is_drained_is_known() -> None:
+    """Since it was said first; to say it again changes nothing."""
+    made = replica()
+    made.drain(wanted=True, now_wall=100.0)
+    made.drain(wanted=True, now_wall=200.0)
+    assert (made.draining, made.draining_since) == (True, 100.0)
+    made.drain(wanted=False, now_wall=300.0)
+    made.drain(wanted=True, now_wall=400.0)
+    assert made.draining_since == 400.0
+
+
 @pytest.mark.parametrize("state", State)
 def test_a_drained_replica_gets_no_work(state: State) -> None:
     """Whatever its checks say; it is shown as draining where it would have got some."""

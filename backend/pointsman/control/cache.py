@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from pointsman import __version__
-from pointsman.control.catalog import is_ops
+from pointsman.condition import best
+from pointsman.control.catalog import is_ops, stamp
 from pointsman.control.operator import audited
 from pointsman.control.together import Together
 from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
@@ -36,6 +37,9 @@ _STATUS = {
     "model_device": "remote",
     "cache_stats": _STATS,
     "rate_limit_enabled": True,
+    "state": "up",
+    "reason": "answers its health checks",
+    "since": "2026-01-05T10:15:00Z",
 }
 
 
@@ -62,6 +66,7 @@ def router(
     )
     async def status() -> dict[str, Any]:
         model = registry.default(lambda found: True, LlmService.name, chat=True)
+        now = best(model.pool if model else ())
         return {
             "service_name": "Pointsman",
             "version": __version__,
@@ -69,6 +74,9 @@ def router(
             "model_device": "remote",
             "cache_stats": _seeds(await together.cache()) if config.enabled else _OFF,
             "rate_limit_enabled": rate_limited,
+            "state": now.standing.value,
+            "reason": now.reason,
+            "since": stamp(now.since),
         }
 
     @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_CACHE)})

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pointsman.channel import Channel
+from pointsman.condition import condition
 from pointsman.control.catalog import stamp
 from pointsman.errors import REPLICA_NOT_FOUND, RouterError
 from pointsman.orders import Seat
@@ -59,15 +60,16 @@ class Roster:
 
 def _told(replica: Replica) -> dict[str, Any]:
     """What one worker tells of a replica."""
+    now = condition(replica)
     return {
         "id": replica.id,
         "model": replica.model_id,
         "engine": replica.engine.value,
         "served_name": replica.served_name,
         "upstream": replica.endpoint.url,
-        "state": replica.standing.value,
-        "reason": replica.health.reason,
-        "since": stamp(replica.health.since),
+        "state": now.standing.value,
+        "reason": now.reason,
+        "since": stamp(now.since),
         "draining": replica.draining,
         "added": replica.networks is not None,
         "weight": replica.weight,

@@ -3,6 +3,7 @@
 import pytest
 
 from pointsman.app import Router
+from pointsman.conduct import Cause
 from pointsman.replica import Health, State
 from unit.control.conftest import Client, take_down
 
@@ -67,6 +68,20 @@ async def test_a_model_is_as_well_as_its_best_replica(app: Router, client: Clien
         found = (await http.get("/models/gemma-3-12b")).json()
     assert (found["available"], found["state"]) == (True, "up")
     assert [replica["state"] for replica in found["replicas"]] == ["misconfigured", "up"]
+
+
+async def test_a_replica_that_lost_its_calls_says_why(app: Router, client: Client) -> None:
+    """Its state, reason and time are those of the ejection; for seed 003's clients the model is there."""
+    replica = app.registry.models["distilgpt2"].pool[0]
+    replica.conduct.cause, replica.conduct.since = Cause.WEDGED, 1_700_000_100.0
+    async with client(app) as http:
+        found = (await http.get("/models/distilgpt2/health")).json()
+        status = (await http.get("/status")).json()
+    assert (found["healthy"], found["status"]) == (True, "available")
+    assert (found["state"], found["since"]) == ("wedged", "2023-11-14T22:15:00Z")
+    assert "nor its own counters move" in found["reason"]
+    assert found["replicas"][0]["state"] == "wedged"
+    assert status["state"] == "up"  # of the model that answers there
 
 
 async def test_unknown_model_is_404_with_the_known_ids(app: Router, client: Client) -> None:
