@@ -21,6 +21,7 @@ from processes import BACKEND, Emulator, Process, activated, wait_for
 from wire import VLLM, Client, call, check_stream, outcome, request
 
 CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
+_SERVES = "Application startup complete"  # as each worker says
 _BUSY_S = 4  # gunicorn's own `timeout` where a test waits for longer than that
 
 
@@ -37,7 +38,7 @@ class Gunicorn(Process):
 
     def wait_until_serving(self, workers: int, model: str = VLLM.model) -> None:
         """Wait until so many workers serve and the one asked knows that the model is up."""
-        wait_for(lambda: self.output().count("Application startup complete") >= workers, "all workers serve")
+        wait_for(lambda: self.output().count(_SERVES) >= workers, "all workers serve")
         wait_for(lambda: self.http.get(f"/models/{model}/health").json()["healthy"], "the model is up")
 
 
@@ -211,6 +212,7 @@ def test_a_reload_under_load_refuses_nobody() -> None:
             for ended in (2, 4, 6):
                 served.send_signal(signal.SIGHUP)
                 wait_for(partial(replaced, served, ended), "they are replaced", 60)
+                served.wait_until_serving(2 + ended)  # one that is told to end while it begins says nothing
                 wait_for(partial(load.goes_on, len(load.answers) + 50), "the new ones are asked", 60)
         assert set(load.answers) == {"ok"}
         assert served.output().count("told to end: others go on") == 6
@@ -226,9 +228,11 @@ def test_systemds_socket_is_served(vllm: Emulator) -> None:
         with activated(listener, *words, **settings) as served:
             port = listener.getsockname()[1]
             assert served.port == port
+            wait_for(lambda: served.output().count(_SERVES) == 2, "both workers serve", 60)
             assert outcome(VLLM, call(port, VLLM.request(stream=False)), stream=False) == "ok"
             served.send_signal(signal.SIGHUP)
-            wait_for(lambda: served.output().count("every answer is finished") == 2, "new workers", 60)
+            wait_for(lambda: served.output().count("every answer is finished") == 2, "the old ones end", 60)
+            wait_for(lambda: served.output().count(_SERVES) == 4, "the new ones serve", 60)
             assert call(port, request("GET", "/live")).status == 200
             served.send_signal(signal.SIGTERM)
             assert served.wait() == 0
