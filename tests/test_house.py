@@ -49,6 +49,7 @@ FLOORS = {
             "client",
             "control",
             "cycle",
+            "descriptors",
             "door",
             "front",
             "guard",

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from pointsman import __version__
+from pointsman import __version__, descriptors
 from pointsman.cache import ResponseCache
 from pointsman.channel import Channel
 from pointsman.control import plg
@@ -184,6 +184,9 @@ class Router(FastAPI):
             _log.warning("no engines are configured: set TGI_<NAME>_ENDPOINT or VLLM_<NAME>_ENDPOINT")
         if self.addresses:
             _log.info("listening on %s", ", ".join(self.addresses))
+            short = descriptors.make_room(settings.front.max_connections)
+            if short is not None:
+                _log.warning("%s", short)
         else:
             _log.warning(
                 "started by a server without Pointsman's HTTP protocol: header limits are off and a client's "

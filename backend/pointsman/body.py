@@ -11,6 +11,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
 _DRAIN_S = 2.0
+_LARGE_BYTES = 1 << 20
 _RETRY_AFTER_S = 2  # by then a good part of what is held has been answered
 
 
@@ -85,7 +86,10 @@ class Body:
             size += len(message)
         if size > most:
             raise too_large(most)
-        return b"".join(parts)
+        content = b"".join(parts)
+        if size > _LARGE_BYTES:
+            await asyncio.sleep(0)  # joining took its time, and so will reading: others have a turn between
+        return content
 
     async def drain(self) -> bool:
         """Read away what is left, at most 64 KiB and 2 s; whether the end was reached."""

@@ -5,6 +5,7 @@ was used before, whether a byte came, back-pressure, and a close that is a close
 """
 
 import asyncio
+import socket
 import ssl
 from typing import cast
 
@@ -12,6 +13,7 @@ import httptools
 import msgspec
 
 HIGH_WATER_BYTES = 64 * 1024  # unread answer bytes above which reading pauses
+KERNEL_BYTES = 128 * 1024  # of an answer; Linux takes twice that
 HEAD_MAX_BYTES = 32 * 1024
 
 
@@ -77,6 +79,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        one = transport.get_extra_info("socket")
+        if one is not None:  # else the kernel takes megabytes of an answer that its client does not read
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self._ended:  # nothing was asked: whatever this is, it is no answer

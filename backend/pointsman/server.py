@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from socket import socket
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from pointsman.door import Door
 from pointsman.front import FrontConfig
 from pointsman.protocol import Protocol
-from pointsman.sockets import listen, shown
+from pointsman.sockets import hold_little, listen, shown
 
 LOOP = "uvloop"
 LAST_WORDS_S = 5.0  # for clients to take what they are told once the time is over
@@ -172,11 +172,13 @@ def config_for(app: Any, front: FrontConfig) -> Config:
     )
 
 
-def settle(app: Served, sockets: Iterable[socket]) -> None:
+def settle(app: Served, sockets: Collection[socket]) -> None:
     """What any runner does once the app is built and before the loop turns, in the process that serves."""
     gc.collect()
     gc.freeze()  # what the start made stays; only what requests make is looked through
     gc.set_threshold(*_GC_THRESHOLDS)
+    for one in sockets:
+        hold_little(one)
     app.addresses = [shown(one) for one in sockets]
 
 

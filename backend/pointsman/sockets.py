@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pointsman.front import FrontConfig, UnixAddress
 
+_KNOCK_S = 2.0
+_UNSENT_BYTES = 128 * 1024  # what is on its way does not count, so that fast clients stay fast
 _FIRST_GIVEN = 3  # systemd's descriptors begin here
 
 
@@ -23,13 +25,9 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
     for address in front.listen:
         try:
             if isinstance(address, UnixAddress):
-                path = Path(address.path)
-                if path.is_socket():
-                    path.unlink()
                 one = socket.socket(socket.AF_UNIX)
                 bound.append(one)
-                one.bind(address.path)
-                path.chmod(0o660)
+                _bind(one, Path(address.path))
             else:
                 family, kind, number, _, target = socket.getaddrinfo(
                     address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -45,6 +43,41 @@ def listen(front: FrontConfig, backlog: int = 2048) -> list[socket.socket]:
                 other.close()
             raise
     return bound
+
+
+def _bind(one: socket.socket, path: Path) -> None:
+    """Make a socket file for owner and group; one that nobody listens on any more gives way."""
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_KNOCK_S)
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+            except OSError as error:
+                raise OSError(error.errno, f"{path} is there, and nobody can tell whose: {error}") from None
+            else:
+                raise OSError(
+                    errno.EADDRINUSE, f"another process listens on {path}; stop it first"
+                )
+    elif path.exists():
+        raise OSError(errno.EEXIST, f"{path} is there and is no socket; remove it, or take another path")
+    elif not path.parent.is_dir():
+        raise OSError(errno.ENOENT, f"the folder {path.parent} of the socket is not there; make it")
+    before = os.umask(0o117)  # so that it is never open to others, not even for a moment
+    try:
+        one.bind(str(path))
+    finally:
+        os.umask(before)
+
+
+def hold_little(listening: socket.socket) -> None:
+    """Have the kernel hold little of what a client does not read, which holds up the engine in turn.
+
+    Connections that are accepted have it from there. Unix sockets hold some 200 KB as it is.
+    """
+    if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def count_given(environ: Mapping[str, str]) -> int:

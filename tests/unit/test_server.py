@@ -1,6 +1,7 @@
 """How the server is configured, where it listens, and what its end takes from uvicorn."""
 
 import ast
+import contextlib
 import inspect
 import os
 import signal
@@ -16,7 +17,7 @@ from pointsman import server
 from pointsman.front import FrontConfig, TcpAddress, UnixAddress
 from pointsman.protocol import Protocol
 from pointsman.server import Server, config_for
-from pointsman.sockets import count_given, given, listen
+from pointsman.sockets import count_given, given, hold_little, listen
 
 # uvicorn promises none of these names: each is used in server.py, and each release must be looked at.
 SERVER_ATTRIBUTES = {"force_exit", "lifespan", "on_tick", "server_state", "servers", "should_exit"}
@@ -60,10 +61,62 @@ def test_a_unix_socket_takes_the_place_of_a_dead_one(tmp_path: Path) -> None:
     """A socket file that an ended process left is replaced, and only owner and group may use the new one."""
     path = tmp_path / "pointsman.sock"
     front = FrontConfig(listen=(UnixAddress(str(path)), TcpAddress("::1", 0)))
-    for _ in range(2):
-        for bound in listen(front):
-            bound.close()
-        assert path.stat().st_mode & 0o777 == 0o660
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            for bound in listen(front):
+                bound.close()
+            assert path.stat().st_mode & 0o777 == 0o660
+        assert os.umask(0) == 0, "the process's own is as before"
+    finally:
+        os.umask(before)
+
+
+def test_a_unix_socket_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
+    """The second process is refused with a sentence, and who connects still reaches the first."""
+    path = tmp_path / "pointsman.sock"
+    front = FrontConfig(listen=(UnixAddress(str(path)),))
+    (first,) = listen(front)
+    with first, pytest.raises(OSError, match=r"another process listens on .*pointsman\.sock"):
+        listen(front)
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize(
+    ("made", "says"), [("file", "is no socket"), ("folder", "is no socket"), ("", "not there")]
+)
+def test_a_path_that_can_be_no_socket_is_told(tmp_path: Path, made: str, says: str) -> None:
+    """What stands there is not removed; a folder that is missing is named."""
+    path = tmp_path / "held" / "pointsman.sock" if not made else tmp_path / "pointsman.sock"
+    if made:
+        path.write_text("mine") if made == "file" else path.mkdir()
+    with pytest.raises(OSError, match=says) as caught:
+        listen(FrontConfig(listen=(UnixAddress(str(path)),)))
+    assert str(path.parent if not made else path) in str(caught.value)
+    assert path.exists() == bool(made)
+
+
+def test_the_kernel_holds_little_of_what_is_not_read() -> None:
+    """A connection that is accepted takes less from its server before it is full than Linux would let it."""
+    sizes = []
+    for spare in (False, True):
+        (bound,) = listen(FrontConfig(listen=(TcpAddress("127.0.0.1", 0),)))
+        with bound, socket.socket() as client:
+            if spare:
+                hold_little(bound)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(bound.getsockname())
+            bound.setblocking(True)
+            accepted, _ = bound.accept()
+            with accepted:
+                accepted.setblocking(False)
+                sizes.append(0)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        sizes[-1] += accepted.send(bytes(65536))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        assert sizes[1] < 600_000
+        assert sizes[1] < sizes[0] / 2
 
 
 class App:
