@@ -21,6 +21,7 @@ from typing import Any, Self
 import httpx
 
 BACKEND = Path(__file__).parent.parent / "backend"
+GUNICORN_CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
 START_S = 20.0
 _STOP_S = 10.0
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -231,3 +232,20 @@ class Router(Process):
     def descriptors(self) -> int:
         """How many file descriptors the process has open."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+class Gunicorn(Process):
+    """The router as an operator with several processors starts it."""
+
+    def __init__(self, *flags: str, workers: int = 2, **settings: str) -> None:
+        env = {"HOST": "127.0.0.1", "PORT": "0", "GRACE_S": "0", "WEB_CONCURRENCY": str(workers), **settings}
+        super().__init__("-m", "gunicorn", "--config", str(GUNICORN_CONFIG), *flags, env=env)
+
+    def booted(self) -> list[int]:
+        """The ids of all workers that ever started to serve, the oldest first."""
+        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.output())]
+
+    def wait_until_serving(self, workers: int, model: str = "gemma-3-12b") -> None:
+        """Wait until so many workers serve and the one asked knows that the model is up."""
+        wait_for(lambda: self.output().count("Application startup complete") >= workers, "all workers serve")
+        wait_for(lambda: self.http.get(f"/models/{model}/health").json()["healthy"], "the model is up")

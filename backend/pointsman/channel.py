@@ -22,6 +22,7 @@ _LENGTH_BYTES = 4
 _MAX_BYTES = 64 << 20
 _SOCKET = ".sock"
 _LOCK = "lock"
+_KEPT = "kept"
 _TRY_AGAIN_S = 0.02
 _log = logging.getLogger("pointsman.channel")
 
@@ -100,6 +101,22 @@ class Channel:
         workers = self._others()
         asked = [self._ask_one(worker, command, content, wait_s) for worker in workers]
         return [reply for reply in await asyncio.gather(*asked) if reply is not None]
+
+    def keep(self, content: Any) -> None:
+        """Leave something for workers that begin when all others are gone; it goes with the folder."""
+        if self._folder is None:
+            return
+        fresh = self._folder / f"{_KEPT}.{self.worker}"
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(content))
+        fresh.replace(self._folder / _KEPT)
+
+    def kept(self) -> Any:
+        """What was left there last, as it came from JSON; None: nothing."""
+        try:
+            return msgspec.json.decode((self._folder / _KEPT).read_bytes()) if self._folder else None
+        except FileNotFoundError:
+            return None
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

@@ -99,14 +99,17 @@ class Following:
                     self._follow(latest.orders, ROUTER)
                 fresh = write(self._registry.orders)
                 self._follow(fresh, who)
+                self._channel.keep(self._stand(None))
                 return _followed(await self._channel.ask("order", Order(fresh, who), _ASK_S))
         except Busy:
             raise RouterError(CHANGE_UNDER_WAY, retry_after_s=1) from None
 
     async def _best(self) -> Standing | None:
-        """How the worker stands that knows most, of equals the oldest; None: there is no other."""
+        """How the worker stands that knows most, of equals the oldest; None: there is none, nor was there."""
         replies = await self._channel.ask("standing", wait_s=_ASK_S)
-        found = [msgspec.convert(reply.answer, Standing) for reply in replies if reply.error is None]
+        told = [reply.answer for reply in replies if reply.error is None]
+        told += [kept] if (kept := self._channel.kept()) is not None else []
+        found = [msgspec.convert(one, Standing) for one in told]
         return max(found, key=lambda one: (one.orders.version, -one.since), default=None)
 
     def _stand(self, _: Any) -> Any:

@@ -17,29 +17,12 @@ import pytest
 
 import crowd
 from pointsman.settings import load
-from processes import BACKEND, Emulator, Process, activated, wait_for
+from processes import BACKEND, Emulator, Gunicorn, activated, wait_for
+from processes import GUNICORN_CONFIG as CONFIG
 from wire import VLLM, Client, call, check_stream, outcome, request
 
-CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
 _SERVES = "Application startup complete"  # as each worker says
 _BUSY_S = 4  # gunicorn's own `timeout` where a test waits for longer than that
-
-
-class Gunicorn(Process):
-    """The router as an operator with several processors starts it."""
-
-    def __init__(self, *flags: str, workers: int = 2, **settings: str) -> None:
-        env = {"HOST": "127.0.0.1", "PORT": "0", "GRACE_S": "0", "WEB_CONCURRENCY": str(workers), **settings}
-        super().__init__("-m", "gunicorn", "--config", str(CONFIG), *flags, env=env)
-
-    def booted(self) -> list[int]:
-        """The ids of all workers that ever started to serve, the oldest first."""
-        return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.output())]
-
-    def wait_until_serving(self, workers: int, model: str = VLLM.model) -> None:
-        """Wait until so many workers serve and the one asked knows that the model is up."""
-        wait_for(lambda: self.output().count(_SERVES) >= workers, "all workers serve")
-        wait_for(lambda: self.http.get(f"/models/{model}/health").json()["healthy"], "the model is up")
 
 
 @pytest.fixture
@@ -335,12 +318,3 @@ def test_gunicorns_tls_is_refused(tmp_path: Path) -> None:
     pem.write_text("")
     with pytest.raises(AssertionError, match="let nginx do TLS"):
         Gunicorn("--certfile", str(pem), "--keyfile", str(pem), workers=1)
-
-
-def test_what_one_worker_cannot_do_for_all_is_refused(served: Gunicorn, vllm: Emulator) -> None:
-    """The default model is each worker's own, so among several it is not changed; a single one changes it."""
-    changed = {"model": "gemma-3-12b"}
-    assert served.http.put("/admin/default-model", json=changed).status_code == 409
-    with Gunicorn(workers=1, VLLM_GEMMA3_ENDPOINT=vllm.url) as alone:
-        alone.wait_until_serving(1)
-        assert alone.http.put("/admin/default-model", json=changed).json()["model"] == "gemma-3-12b"

@@ -132,6 +132,20 @@ async def test_who_begins_later_takes_over_what_is_known(
         assert new == ["m-4"], "no id is given twice"
 
 
+async def test_who_begins_when_all_others_are_gone_knows_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGHUP to the master, which ends the old workers before the new ones serve."""
+    async with begun(tmp_path, 101, monkeypatch) as one:
+        await one.following.order(lambda orders: orders.adding(NEW, configured=False), WHO)
+        await one.following.order(lambda orders: orders.draining(one.seat()), WHO)
+        pool = one.pool()
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.glob("kept*")] == [0o600]
+    async with begun(tmp_path, 102, monkeypatch) as two:
+        assert two.pool() == pool
+        assert two.registry.models["m"].pool[2].key == "engine-key"
+
+
 async def test_who_does_not_follow_is_named(both: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """The change holds for the others, the answer says how many follow, the next order brings it along."""
     one, two = both
