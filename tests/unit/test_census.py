@@ -68,7 +68,7 @@ async def test_what_all_have_counted_is_told() -> None:
     counted = await one.read(100.0)
     assert (counted.sessions, counted.day, counted.shared) == (2, Figures(1, 1, 2.5), True)
     assert store.steps == 2
-    assert "a".encode() not in store.heard
+    assert b"a" not in store.heard
     assert digest_of("a") in store.heard
     await one.close()
     await other.close()
