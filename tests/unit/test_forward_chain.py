@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from clockwork import Clockwork
+from pointsman import admission as admission_module
 from pointsman import attempt, forward
 from pointsman.admission import Admission, AdmissionConfig
 from pointsman.attempt import AttemptFailed, End
@@ -41,7 +42,8 @@ def anyio_backend() -> tuple[str, dict[str, Callable[[], Clockwork]]]:
 
 @pytest.fixture(autouse=True)
 def _played_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "monotonic", now)
+    for module in (admission_module, forward):
+        monkeypatch.setattr(module, "monotonic", now)
 
 
 def now() -> float:
@@ -86,6 +88,7 @@ class Stage:
 
     retry: RetryConfig = field(default_factory=RetryConfig)
     replicas: int = 3
+    queue_per_slot: float = 2.0
     acts: dict[str, Act] = field(default_factory=dict)  # by the ids of replicas or models
     asked: list[str] = field(default_factory=list)  # ids of replicas
 
@@ -93,7 +96,7 @@ class Stage:
         pool = tuple(ReplicaConfig(HERE, Engine.VLLM) for _ in range(self.replicas))
         models = [ModelConfig(model_id, pool, model_id) for model_id in "abc"]
         self.registry = Registry(models, self.retry)
-        admission = Admission(self.registry, AdmissionConfig(), Random(1))
+        admission = Admission(self.registry, AdmissionConfig(queue_per_slot=self.queue_per_slot), Random(1))
         self.forwarder = Forwarder(admission, cast("Pools", NoPools()), self.retry, Random(1))
         for replica in self.registry.replicas:
             replica.health = UP
@@ -138,8 +141,10 @@ class Stage:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
-    def make(replicas: int = 3, retry: RetryConfig | None = None, **acts: Act) -> Stage:
-        made = Stage(retry or RetryConfig(), replicas, dict(acts))
+    def make(
+        replicas: int = 3, retry: RetryConfig | None = None, queue_per_slot: float = 2.0, **acts: Act
+    ) -> Stage:
+        made = Stage(retry or RetryConfig(), replicas, queue_per_slot, dict(acts))
         monkeypatch.setattr(forward, "converse", made.converse)
         return made
 
@@ -203,6 +208,20 @@ async def test_an_ejected_model_is_stood_in_for_until_its_time_for_a_try(stage: 
     made.model("a").pool[1].conduct.until = 0.0
     assert (await made.serve()).exchange.model_id == "a"
     assert made.asked[-1] == "a-1"
+
+
+async def test_a_busy_model_is_queued_for_and_stood_in_for_where_that_is_refused(stage: Make) -> None:
+    """Being busy is not being away; a full queue is, and so is a wait that took too long."""
+    for per_slot, waits_s in ((0.0, 0.0), (2.0, 15.0)):
+        made = stage(replicas=1, queue_per_slot=per_slot)
+        (replica,) = made.model("a").pool
+        leases = [made.registry.lease(replica) for _ in range(replica.slots)]
+        began = now()
+        run = await made.serve()
+        assert run.exchange.model_id == "b"
+        assert now() - began == pytest.approx(waits_s, abs=0.5)
+        for lease in leases:
+            lease.close(attempt.OK)
 
 
 async def test_the_last_attempt_is_the_fallbacks(stage: Make) -> None:

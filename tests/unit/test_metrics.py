@@ -133,6 +133,21 @@ def test_what_never_happened_is_not_measured() -> None:
     assert not any(key[0].startswith(("pointsman_ttft", "pointsman_attempts")) for key in refused)
 
 
+def test_a_fallback_is_counted_for_the_model_that_was_asked_for() -> None:
+    """The exchange is the one's that answered; an attempt is that of its replica's model."""
+    tried = [
+        AttemptRecord("gpt2-0", attempt.CONNECT, model_id="gpt2"),
+        AttemptRecord("gemma-1", attempt.OK, model_id="gemma"),
+    ]
+    page = counted(
+        streamed(wanted_id="gpt2", attempts=tried), streamed(wanted_id="no such model", attempts=[])
+    )
+    assert value(page, "pointsman_fallbacks_total", model="gpt2", fallback="gemma") == 1
+    assert value(page, "pointsman_fallbacks_total", model="other", fallback="gemma") == 1
+    assert value(page, "pointsman_attempts_total", model="gpt2", replica="gpt2-0", end="connect") == 1
+    assert value(page, "pointsman_attempts_total", model="gemma", replica="gemma-1", end="ok") == 1
+
+
 def test_pace_falls_back_to_events() -> None:
     """Where the engine told no token count, events are taken; one event alone has no pace."""
     who = {"model": "gemma", "replica": "gemma-1"}
