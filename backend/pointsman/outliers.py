@@ -42,7 +42,8 @@ class Outliers:
         self._wall = wall
         self.pool_of: Callable[[Replica], Sequence[Replica]] = lambda replica: (replica,)
         self.on_suspicion: Callable[[Replica], None] = lambda replica: None  # it may be dead: look at it now
-        self.on_ejected: Callable[[Replica, Cause], None] = lambda replica, cause: None
+        # Told of each ejection with its cause, a further one of an ejected replica too; None: it is back.
+        self.on_change: Callable[[Replica, Cause | None], None] = lambda replica, cause: None
 
     def begin(self, replica: Replica) -> tuple[float, bool]:
         """A call goes to the replica.
@@ -135,10 +136,11 @@ class Outliers:
     def _put_out(self, replica: Replica, cause: Cause, now: float) -> None:
         length_s = breaker.eject(replica.conduct, cause, now, self._wall(), self.config, self._rng.random())
         _log.warning("replica %s: ejected for %.1f s: %s", replica.id, length_s, WHY[cause])
-        self.on_ejected(replica, cause)
+        self.on_change(replica, cause)
 
     def _take_back(self, replica: Replica, now: float) -> None:
         was = replica.conduct.cause
         breaker.come_back(replica.conduct, now, self._wall(), self.config)
         if was is not None:
             _log.info("replica %s: takes calls again", replica.id)
+            self.on_change(replica, None)

@@ -5,6 +5,7 @@ merely follows from the settings is made anew each time: `edition`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from pointsman.admission import Admission
@@ -70,8 +71,8 @@ class Parts:
         self.access_log = AccessLog(settings.log_format, settings.log_level)
         self.sessions, self.recent, self.availability = Sessions(), Recent(), Availability()
         self.metrics = Metrics(self.registry, Routes().templates)
-        self.outliers.on_ejected = self._note_ejected
-        self.store = make_store(settings.store, settings.memory)
+        self.outliers.on_change = self._note_ejection
+        self.store = make_store(settings.store, settings.memory, partial(self.events.note, Kind.STORE))
         shared = self.store if isinstance(self.store, Tallies) else None
         self.census = Census(self.sessions, self.recent, shared)
         self.share = Share(MemoryStore(settings.memory), 1)  # of the limits, where nothing is shared
@@ -80,7 +81,9 @@ class Parts:
         self.flights: SingleFlight[Kept | None] = SingleFlight(settings.flights)
         self.usage = Usage()
         self.failures = failure_counter()
-        self.keyring = Keyring(settings.keys_file, settings.security.own_keys)
+        self.keyring = Keyring(
+            settings.keys_file, settings.security.own_keys, partial(self.events.note, Kind.KEYS)
+        )
         self.pools = Pools(settings.upstream)
         self.admission = Admission(self.registry, settings.admission, Random())
         self.forwarder = Forwarder(self.admission, self.pools, settings.retry, Random())
@@ -130,9 +133,11 @@ class Parts:
             Footprint().memory_bytes,
         )
 
-    def _note_ejected(self, replica: Replica, cause: Cause) -> None:
-        self.metrics.note_ejected(replica, cause)
-        self.events.note(Kind.EJECTION, f"replica {replica.id} ejected: {WHY[cause]}")
+    def _note_ejection(self, replica: Replica, cause: Cause | None) -> None:
+        if cause is not None:
+            self.metrics.note_ejected(replica, cause)
+        what = "takes calls again" if cause is None else f"ejected: {WHY[cause]}"
+        self.events.note(Kind.EJECTION, f"replica {replica.id} {what}")
 
     @property
     def tables(self) -> dict[str, int]:

@@ -170,14 +170,13 @@ class Prober:
 
     async def _keep_checking(self, replica: Replica) -> None:
         wanted = self._wanted[replica] = asyncio.Event()
-        deep = asyncio.create_task(self._pulse.keep_trying(replica), name=f"deep probe {replica.id}")
-        deep.add_done_callback(_tell_of_bug)
         try:
             # The first check comes soon, but not at the same moment for all replicas and all routers.
             await _rest(wanted, self._rng.random() * self._config.interval_changing_s)
-            await self._check_for_ever(replica, wanted)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._check_for_ever(replica, wanted), name=f"checks {replica.id}")
+                both.create_task(self._pulse.keep_trying(replica), name=f"deep probe {replica.id}")
         finally:
-            deep.cancel()
             if self._wanted.get(replica) is wanted:
                 del self._wanted[replica]
 

@@ -1,11 +1,14 @@
 """Gauges in Prometheus' text format."""
 
+from pathlib import Path
+
 import pytest
 
 from pointsman.engines import DIALECTS
 from pointsman.gauges import Load, count, total
 from pointsman.replica import Engine
 
+RECORDED = (Path(__file__).parents[1] / "contract" / "data" / "recorded" / "metrics.txt").read_bytes()
 PAGE = b"""# HELP vllm:num_requests_running Number of requests.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="a}b \\"c"} 3.0
@@ -37,6 +40,25 @@ def test_a_gauge_is_summed_over_its_labels(name: bytes, sum_: float | None) -> N
     """Comments, longer names and names within lines are others'; what is no number is none."""
     assert total(PAGE, name) == sum_
     assert count(PAGE, name) == sum_
+
+
+@pytest.mark.parametrize(
+    ("engine", "page", "progress"),
+    [
+        (Engine.VLLM, b'vllm:generation_tokens_total{a="b"} 7.0\nvllm:prompt_tokens_total 3\n', 10.0),
+        (Engine.VLLM, b"vllm:prompt_tokens_total 3\n", 3.0),
+        (Engine.VLLM, RECORDED, 104.0 + 188.0),
+        (Engine.VLLM, b"vllm:num_requests_running 1\n", None),
+        (Engine.VLLM, b"<html>", None),
+        (Engine.TGI, b'tgi_batch_inference_count{method="prefill"} 2\ntgi_batch_inference_success 1\n', 3.0),
+        (Engine.TGI, b"tgi_queue_size 1\n", 0.0),
+        (Engine.TGI, b"", 0.0),
+        (Engine.TGI, b"<html>", None),
+    ],
+)
+def test_the_work_of_an_engine(engine: Engine, page: bytes, progress: float | None) -> None:
+    """Tokens with vLLM, steps with TGI, which tells of none before the first."""
+    assert DIALECTS[engine].read_progress(page) == progress
 
 
 @pytest.mark.parametrize(

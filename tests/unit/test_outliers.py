@@ -31,13 +31,13 @@ class Stage:
     def __init__(self, count: int) -> None:
         self.now = 1000.0
         self.suspected: list[Replica] = []
-        self.ejected: list[tuple[str, Cause]] = []
+        self.ejected: list[tuple[str, Cause | None]] = []  # None: it is back
         self.outliers = Outliers(BreakerConfig(), NoDice(), lambda: self.now, lambda: WALL + self.now)
         ends = tuple(ReplicaConfig(Endpoint("http", "h", 8000 + n), Engine.VLLM) for n in range(count))
         self.registry = Registry([ModelConfig("m", ends, "M")], RetryConfig(), outliers=self.outliers)
         self.pool = self.registry.models["m"].pool
         self.outliers.on_suspicion = self.suspected.append
-        self.outliers.on_ejected = lambda replica, cause: self.ejected.append((replica.id, cause))
+        self.outliers.on_change = lambda replica, cause: self.ejected.append((replica.id, cause))
         for replica in self.pool:
             replica.health = Health(State.UP)
 
@@ -118,7 +118,7 @@ def test_the_call_that_tries_decides() -> None:
     stage.call(attempt.OK)
     assert stage.cause() is None
     assert breaker.share(stage.pool[0].conduct, stage.now) == pytest.approx(0.1)
-    assert [cause for _, cause in stage.ejected] == [Cause.SILENT, Cause.FAILURES]
+    assert [cause for _, cause in stage.ejected] == [Cause.SILENT, Cause.FAILURES, None]
 
 
 @pytest.mark.parametrize("end", [attempt.REJECTED, attempt.CLIENT_ABORT, attempt.REFUSED, attempt.CANCELLED])

@@ -16,8 +16,13 @@ from socket import gaierror
 import httpx
 import pytest
 
+from pointsman import attempt
+from pointsman.breaker import BreakerConfig, share
+from pointsman.conduct import Cause
 from pointsman.health import HealthConfig, Outcome
+from pointsman.outliers import Outliers
 from pointsman.probe import Prober, _unanswered
+from pointsman.progress import ProgressConfig
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
 from pointsman.stall import StallWatch
 
@@ -586,3 +591,57 @@ def test_causes_are_found_below_other_errors() -> None:
     assert _unanswered(wrapped(ssl.SSLCertVerificationError()), 3.0).outcome is Outcome.MISCONFIGURED
     assert _unanswered(wrapped(OSError(101)), 3.0).reason == "no connection"
     assert _unanswered(httpx.ConnectTimeout("x"), 3.0).reason == "timed out after 3 s"
+
+
+async def test_a_call_that_fails_has_its_replica_checked_at_once() -> None:
+    """However far the next check is; calls that fail one after the other do not make us ask all the time."""
+    small = SmallEngine({**VLLM_ROUTES})
+    patient = replace(QUICK, interval_s=60.0)
+    async with served(small) as port:
+        replica = replica_at(port)
+        outliers = Outliers(BreakerConfig(), Random(1))
+        async with Prober([replica], patient, outliers=outliers):
+            await until(lambda: replica.health.state is State.UP)
+            small.routes["/health"] = (503, b"")
+            asked = len(small.heads)
+            began = time.monotonic()
+            async with asyncio.timeout(10):
+                while replica.health.state is not State.DOWN:
+                    outliers.end(replica, attempt.RESET_NEW, 0.0)
+                    await asyncio.sleep(0.001)
+            took_s = time.monotonic() - began
+            assert took_s < 5
+            assert len(small.heads) - asked <= 2 + took_s / 0.15
+
+
+async def test_a_replica_that_comes_to_be_up_starts_slowly_unless_it_was_up_from_the_beginning() -> None:
+    """After it was down as well as after it loaded its model."""
+    small = SmallEngine({**VLLM_ROUTES})
+    async with served(small) as port:
+        prober, at_once = Prober([], QUICK), replica_at(port)
+        await prober.probe_once(at_once)
+        assert at_once.conduct.calm
+    later = replica_at(port, name="later")
+    await prober.probe_once(at_once)
+    await prober.probe_once(later)
+    assert (at_once.health.state, later.health.state) == (State.DOWN, State.LOADING)
+    async with served(small, port):
+        for replica in (at_once, later):
+            async with asyncio.timeout(10):
+                while replica.health.state is not State.UP:
+                    await prober.probe_once(replica)
+            assert share(replica.conduct, time.monotonic()) < 0.5
+    await prober.stop()
+
+
+async def test_a_replica_whose_calls_hang_is_found_by_its_counters() -> None:
+    """The prober reads them where calls run and nothing comes, and looks again soon."""
+    page = b"vllm:generation_tokens_total 7\nvllm:prompt_tokens_total 3\n"
+    small = SmallEngine({**VLLM_ROUTES, "/metrics": (200, page)})
+    async with served(small) as port:
+        replica = replica_at(port)
+        replica.in_flight = 1
+        async with Prober([replica], QUICK, progress=ProgressConfig(wedged_after_s=0.2)):
+            await until(lambda: replica.conduct.cause is Cause.WEDGED)
+            small.routes["/metrics"] = (200, page.replace(b"7", b"8"))
+            await until(lambda: replica.conduct.cause is None)
