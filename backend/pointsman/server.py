@@ -22,8 +22,10 @@ from pointsman.protocol import Protocol
 from pointsman.sockets import hold_little, listen, shown
 
 LOOP = "uvloop"
-LAST_WORDS_S = 5.0  # for clients to take what they are told once the time is over
-_CANCEL_S = 1.0  # for tasks to end once their connections are closed
+_LAST_WORDS_S = 3.0  # for clients to take what they are told once the time is over
+_CANCEL_S = 1.0  # for tasks to end once their connections are closed, and once more when they are cancelled
+_CLOSE_S = 3.0  # for the app to let go of engines, store and log
+AFTER_S = _LAST_WORDS_S + 2 * _CANCEL_S + _CLOSE_S  # from the end of the drain to the process's, at most
 _TICK_S = 0.05
 _GC_THRESHOLDS = (20_000, 20, 50)  # a request's own objects go without the collector
 _log = logging.getLogger("pointsman.server")
@@ -94,7 +96,11 @@ class Server(uvicorn.Server):
             _log.info("every answer is finished")
         else:
             await self._cut()
-        await self.lifespan.shutdown()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.lifespan.shutdown()
+        except TimeoutError:
+            _log.error("the app did not close within %g s and is left", _CLOSE_S)
 
     async def _grace(self) -> None:
         how = "not ready any more" if self._app.leaving else "others go on"
@@ -121,7 +127,7 @@ class Server(uvicorn.Server):
         _log.warning("the time is over: %d answers are broken off", len(self._state.tasks))
         self._app.cut()
         self.force_exit = False  # everybody is told, however great the hurry
-        if await self._wait(self._over, LAST_WORDS_S):
+        if await self._wait(self._over, _LAST_WORDS_S):
             return
         left = self._open()
         _log.warning("%d connections are closed whose clients do not read, or still send", len(left))

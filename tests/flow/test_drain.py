@@ -1,6 +1,7 @@
 """How a router ends: what runs is finished or told, what comes in time is served, nothing is just cut."""
 
 import contextlib
+import json
 import signal
 import socket
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 import crowd
 from processes import Emulator, Router, activated, wait_for
-from wire import FRONTS, TGI, VLLM, Client, Front, Incoming, call, outcome, post, request
+from wire import FRONTS, TGI, VLLM, Client, Front, Incoming, call, data_of, outcome, post, request
 
 LIMIT_S = 90.0  # for anything that takes seconds on an idle machine
 
@@ -164,6 +165,36 @@ def test_what_is_not_finished_in_time_is_told(
         assert '"level":"ERROR"' not in router.output()
         for client in (*streams.values(), opened, waiting, half):
             client.sock.close()
+
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+# path, body: the last frames of a stream that the router's end cuts, in the words of each API
+OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "/api/chat/stream": (CHAT, ["error", "[DONE]"]),
+    "/generate": ({"prompt": "Hi", "max_length": 900, "stream": True}, ["error"]),
+    "/chat/completions": ({**CHAT, "max_tokens": 900, "stream": True}, ["error"]),
+}
+
+
+def test_each_api_has_its_own_last_frame(engines: tuple[Emulator, Emulator]) -> None:
+    """One error frame as its clients know it; `[DONE]` only where that is always last."""
+    with ending(engines, DRAIN_S="0.5") as router:
+        clients = {}
+        for path, (body, _) in OTHERS.items():
+            clients[path] = client = Client(router.port)
+            client.send(post(path, body))
+            client.first = client.read(until=b"data:")  # type: ignore[attr-defined] # see `begun`
+        router.send_signal(signal.SIGTERM)
+        for path, client in clients.items():
+            told = data_of(rest_of(client).body)
+            kinds = [
+                frame if frame == "[DONE]" else "error" if json.loads(frame).get("error") else "word"
+                for frame in told
+            ]
+            assert [kind for kind in kinds if kind != "word"] == OTHERS[path][1], path
+            assert kinds[0] == "word"
+            client.sock.close()
+        assert router.wait() == 0
 
 
 def test_the_control_plane_is_told_too(engines: tuple[Emulator, Emulator]) -> None:

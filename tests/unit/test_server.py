@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from pointsman import server
 from pointsman.front import FrontConfig, TcpAddress, UnixAddress
 from pointsman.protocol import Protocol
-from pointsman.server import Server, config_for
+from pointsman.server import AFTER_S, Server, config_for
 from pointsman.sockets import count_given, given, hold_little, listen
 
 # uvicorn promises none of these names: each is used in server.py, and each release must be looked at.
@@ -169,6 +169,11 @@ def test_a_second_signal_hurries_where_it_may() -> None:
         made.handle_exit(signal.SIGTERM, None)
         assert made.force_exit is hurries
         assert made._captured_signals == []
+
+
+def test_an_end_takes_no_longer_than_supervisors_wait() -> None:
+    """gunicorn's configuration gives it 10 s beyond the drain, the systemd unit 30 s: see their tests."""
+    assert AFTER_S < 10
 
 
 def test_who_is_replaced_leaves_the_router_ready() -> None:
