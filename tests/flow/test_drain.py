@@ -167,6 +167,27 @@ def test_what_is_not_finished_in_time_is_told(
             client.sock.close()
 
 
+def test_who_waits_for_a_slot_is_served(engines: tuple[Emulator, Emulator]) -> None:
+    """A call that was taken in is not sent away because the router ends: its turn comes within the drain."""
+    with ending(engines, ADMISSION__SLOTS="1") as router:
+        held = begun(router, VLLM, 40)
+        with Client(router.port) as queued:
+            queued.send(VLLM.request("Hello", 3, "x-request-id: queued", stream=True))
+            wait_for(lambda: "queued" in held_ids(router, "queued"), "it waits for its turn")
+            router.send_signal(signal.SIGTERM)
+            assert outcome(VLLM, rest_of(held), stream=True) == "ok"
+            queued.sock.settimeout(LIMIT_S)
+            assert outcome(VLLM, queued.read(), stream=True) == "ok"
+        assert router.wait() == 0
+        held.sock.close()
+
+
+def held_ids(router: Router, state: str) -> set[str]:
+    """Which requests are in that state."""
+    (worker,) = router.http.get("/debug/state").json()["workers"]
+    return {one["id"] for one in worker["exchanges"] if one["state"] == state}
+
+
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 # path, body: the last frames of a stream that the router's end cuts, in the words of each API
 OTHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
