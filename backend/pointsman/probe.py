@@ -9,10 +9,9 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
-from socket import gaierror
 from types import TracebackType
 from typing import Self
 
@@ -20,17 +19,16 @@ import httpx
 
 from pointsman.breaker import BreakerConfig
 from pointsman.conduct import Cause
+from pointsman.diagnosis import of_silence, of_status
 from pointsman.engines import DIALECTS
 from pointsman.engines.base import Dialect
-from pointsman.guarded import Guarded, NotAllowed, restricted
+from pointsman.guarded import Guarded, restricted
 from pointsman.health import (
     OK,
     HealthConfig,
     Outcome,
     ProbeResult,
-    absent,
     failed,
-    gone,
     misconfigured,
     next_delay_s,
     observe,
@@ -200,7 +198,7 @@ class Prober:
         try:
             async with asyncio.timeout(self._config.timeout_s * _BACKSTOP):
                 alive = await self._ask(replica, dialect.health_path, deadline, read=False)
-                fault = _judge(dialect.health_path, alive.status, replica)
+                fault = of_status(dialect.health_path, alive.status, replica)
                 if fault is not None:
                     return fault, None
                 return await self._read_facts(replica, dialect, deadline)
@@ -210,13 +208,13 @@ class Prober:
             OSError,
             UnicodeError,
         ) as error:  # SSLError, TimeoutError too
-            return _unanswered(error, self._config.timeout_s), None
+            return of_silence(error, self._config.timeout_s), None
 
     async def _read_facts(
         self, replica: Replica, dialect: Dialect, deadline: float
     ) -> tuple[ProbeResult, Facts | None]:
         answer = await self._ask(replica, dialect.facts_path, deadline)
-        fault = _judge(dialect.facts_path, answer.status, replica)
+        fault = of_status(dialect.facts_path, answer.status, replica)
         if fault is None:
             try:
                 facts = dialect.read_facts(answer.body)
@@ -309,65 +307,6 @@ async def _rest(wanted: asyncio.Event, delay_s: float) -> None:
         return
     wanted.clear()
     await asyncio.sleep(min(delay_s, _GAP_S) - (time.monotonic() - begun_at))
-
-
-def _judge(path: str, status: int, replica: Replica) -> ProbeResult | None:
-    """What a status says of the replica; None: nothing bad."""
-    said = f"GET {path} answered {status}"
-    match status:
-        case _ if 200 <= status < 300:
-            return None
-        case 503:
-            return gone(said)
-        case 401 if replica.key is None:
-            return misconfigured(f"{said}: the engine wants a key; set it in …_KEY")
-        case 401:
-            return misconfigured(f"{said}: the engine refuses the key set in …_KEY")
-        case 403:
-            return misconfigured(f"{said}: the engine, or a proxy before it, does not let the router in")
-        case 404 | 405:
-            return misconfigured(f"{said}: is this a {replica.engine} engine, and its base path right?")
-        case 301 | 302 | 303 | 307 | 308:
-            return misconfigured(f"{said}: redirects are not followed; set the address that it leads to")
-        case _:
-            return failed(said)
-
-
-def _unanswered(error: Exception, timeout_s: float) -> ProbeResult:
-    """Name the class of failure; the error's own text may hold an address."""
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return failed(f"timed out after {timeout_s:g} s")
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        return misconfigured("address or key hold signs that HTTP does not allow")
-    if isinstance(error, NotAllowed):
-        return misconfigured("its name leads to no address where an added replica may be")
-    causes = tuple(_causes(error))
-    if any(isinstance(cause, gaierror | UnicodeError) for cause in causes):
-        return failed("name does not resolve")
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return misconfigured("TLS handshake failed: the certificate is not trusted or is for another name")
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return failed("TLS handshake failed")
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return absent("connection refused")
-    if isinstance(error, httpx.ConnectError):
-        return failed("no connection")
-    return failed("connection cut, or the answer is not HTTP")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error with all that led to it; one address of several may have its own."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        cause = waiting.pop()
-        if cause is None or id(cause) in seen:
-            continue
-        seen.add(id(cause))
-        yield cause
-        waiting += [cause.__cause__, cause.__context__]
-        if isinstance(cause, BaseExceptionGroup):
-            waiting += cause.exceptions
 
 
 def _tell_of_bug(task: asyncio.Task[None]) -> None:

@@ -19,9 +19,10 @@ import pytest
 from pointsman import attempt
 from pointsman.breaker import BreakerConfig, share
 from pointsman.conduct import Cause
+from pointsman.diagnosis import of_silence
 from pointsman.health import HealthConfig, Outcome
 from pointsman.outliers import Outliers
-from pointsman.probe import Prober, _unanswered
+from pointsman.probe import Prober
 from pointsman.progress import ProgressConfig
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
 from pointsman.stall import StallWatch
@@ -586,11 +587,11 @@ def test_causes_are_found_below_other_errors() -> None:
         return error
 
     refused = ExceptionGroup("both", [ConnectionRefusedError(), OSError(101, "unreachable")])
-    assert _unanswered(wrapped(refused), 3.0).outcome is Outcome.ABSENT
-    assert _unanswered(wrapped(gaierror(-2)), 3.0).reason == "name does not resolve"
-    assert _unanswered(wrapped(ssl.SSLCertVerificationError()), 3.0).outcome is Outcome.MISCONFIGURED
-    assert _unanswered(wrapped(OSError(101)), 3.0).reason == "no connection"
-    assert _unanswered(httpx.ConnectTimeout("x"), 3.0).reason == "timed out after 3 s"
+    assert of_silence(wrapped(refused), 3.0).outcome is Outcome.ABSENT
+    assert of_silence(wrapped(gaierror(-2)), 3.0).reason == "name does not resolve"
+    assert of_silence(wrapped(ssl.SSLCertVerificationError()), 3.0).outcome is Outcome.MISCONFIGURED
+    assert of_silence(wrapped(OSError(101)), 3.0).reason == "no connection"
+    assert of_silence(httpx.ConnectTimeout("x"), 3.0).reason == "timed out after 3 s"
 
 
 async def test_a_call_that_fails_has_its_replica_checked_at_once() -> None:
