@@ -8,6 +8,7 @@ they were, and the log says what is wrong with it.
 import asyncio
 import logging
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,9 +71,13 @@ class Keyring:
     Args:
         path: the key file; None: there is none.
         own: keys beside it, that settings give.
+        tell: told in a sentence of what a changed file has done to the keys.
     """
 
-    def __init__(self, path: Path | None, own: tuple[Key, ...] = ()) -> None:
+    def __init__(
+        self, path: Path | None, own: tuple[Key, ...] = (), tell: Callable[[str], None] = lambda what: None
+    ) -> None:
+        self._tell = tell
         self._path = path
         self._own = own
         self._seen: tuple[int, int, int] | None = None
@@ -125,9 +130,12 @@ class Keyring:
         except ValueError as sentence:
             _log.warning("%s; the keys stay as they were", sentence)
             audit.note("key file", "keys", "unusable; the keys stay as they were")
+            self._tell("the key file is unusable; the keys stay as they were")
         else:
             _log.info("read %s: %d keys", self._path, len(self.table.keys))
-            audit.note("key file", "keys", _change(before, self.table, first=first))
+            change = _change(before, self.table, first=first)
+            audit.note("key file", "keys", change)
+            self._tell(f"the key file was read: {change}")
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

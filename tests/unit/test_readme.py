@@ -14,6 +14,7 @@ from pointsman.control.forms import plain
 from pointsman.engines import tgi_fields
 from pointsman.errors import ALL_KINDS
 from pointsman.families import FAMILIES
+from pointsman.knobs import KNOBS
 from pointsman.policy import POLICIES
 from pointsman.routes import Routes
 from pointsman.services import summary, tasks, title
@@ -117,6 +118,16 @@ def test_the_parameters_of_a_text_are_told() -> None:
 def test_every_policy_is_told(name: str) -> None:
     """Each policy is named in the README."""
     assert f"`{name}`" in README
+
+
+def test_what_needs_a_new_start_is_told() -> None:
+    """Each setting that a reload leaves alone is named, or its whole section is, and no other."""
+    told = README.split("Read at the start only", 1)[1].split("\n\n", 1)[0]
+    named = re.findall(r"`([A-Z_]+?)(__…)?`", told)
+    held = {name for name, knob in KNOBS.items() if knob.restart}
+    assert held == {
+        name for name in KNOBS for one, rest in named if name == one or (rest and name.startswith(f"{one}__"))
+    }
 
 
 def test_no_setting_is_made_up() -> None:

@@ -10,6 +10,7 @@ yet come and be taken for another's (redis-py's CVE-2023-28858).
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
@@ -35,10 +36,15 @@ _FAULTS = (RedisError, OSError, ValueError)  # ValueError: what answers is no Re
 
 
 class Link:
-    """Commands to one Redis server. Belongs to the event loop it is first used on."""
+    """Commands to one Redis server. Belongs to the event loop it is first used on.
 
-    def __init__(self, config: StoreConfig) -> None:
+    Args:
+        tell: told in a sentence when it stops to answer, and when it answers again.
+    """
+
+    def __init__(self, config: StoreConfig, tell: Callable[[str], None] = lambda what: None) -> None:
         self._config = config
+        self._tell = tell
         options: dict[str, Any] = {**parse_url(config.url)}
         self._kind: type[AbstractConnection] = options.pop("connection_class", Connection)
         # Times are ours: the library's would wrap each write in a task, and lose a cancel now and then.
@@ -153,6 +159,7 @@ class Link:
         self.down = reason
         self._up.clear()
         _log.warning("store: %s", reason)
+        self._tell(f"the store does not answer: {reason}")
         self._trials = asyncio.create_task(self._recover(), name="pointsman-redis-trials")
 
     async def _recover(self) -> None:
@@ -173,6 +180,7 @@ class Link:
         self.down = None
         self._up.set()
         _log.info("store: Redis answers again")
+        self._tell("the store answers again")
 
     def _reason(self, fault: Exception) -> str:
         """A clause for people: no address, no key, no text of the server's but its code word."""

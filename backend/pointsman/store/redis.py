@@ -48,13 +48,19 @@ class RedisStore:
 
     Args:
         clock: seconds, instead of Redis' own clock: for tests alone.
+        tell: told in a sentence when it stops to answer, and when it answers again.
     """
 
-    def __init__(self, config: StoreConfig, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        config: StoreConfig,
+        clock: Callable[[], float] | None = None,
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> None:
         self.foreign = 0
         self._prefix = config.prefix
         self._clock = clock
-        self._link = Link(config)
+        self._link = Link(config, tell)
         self._returns = Returns(self._deliver, self._link.wait_until_up)
 
     @property
