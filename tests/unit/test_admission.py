@@ -6,7 +6,7 @@ whom they may go, and what ends a wait.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -425,6 +425,33 @@ async def test_a_replica_not_yet_known_is_waited_for(stage: Make) -> None:
     await made.come("a1")
     await made.come("a2")
     assert made.admission.queued() == {"gemma": 1}
+
+
+async def test_the_routers_end_ends_a_wait(stage: Make) -> None:
+    """With its own error, and nothing is left in the queue."""
+    made = stage()
+    await made.come("a1")
+    await made.come("a2")
+    made.runs["a2"].watch.end(attempt.shutting_down())
+    await settle()
+    error = made.failed["a2"]
+    assert isinstance(error, AttemptFailed)
+    assert error.end is attempt.SHUTDOWN
+    assert made.admission.queued() == {}
+
+
+async def test_new_settings_change_the_slots_of_replicas_that_stay(stage: Make) -> None:
+    """Who waits has what they add, as soon as somebody says that they have changed."""
+    made = stage()
+    await made.come("a1")
+    await made.come("a2")
+    config = made.model.config
+    more = tuple(replace(one, max_in_flight=None, usual_slots=2) for one in config.replicas)
+    made.registry.renew([replace(config, replicas=more)], RetryConfig())
+    assert [replica.slots for replica in made.pool] == [2]
+    made.admission.changed("gemma")
+    await settle()
+    assert made.order == ["a1", "a2"]
 
 
 # --- a full queue

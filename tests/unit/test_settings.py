@@ -535,3 +535,13 @@ def test_several_workers_remember_sessions_in_a_shared_store_only() -> None:
     shared = load({"CHAT_HISTORY__ENABLED": "true", "STORE__URL": "redis://h:6379"}, None, None)
     check_workers(shared, 3)
     check_workers(load({}, None, None), 3)
+
+
+def test_the_usual_slots_are_those_of_every_replica(tmp_path: Path) -> None:
+    """Of the environment's engines and of the file's; one with a limit of its own keeps that."""
+    engines = "models:\n  - id: a\n    engine: vllm\n    replicas:\n      - url: http://one:1\n"
+    config = write(tmp_path / "config.yml", engines + "        max_in_flight: 3\n")
+    told = {"ADMISSION__SLOTS": "7", "VLLM_B_ENDPOINT": "http://two:2"}
+    found = {model.id: model.replicas[0] for model in load(told, None, config).models}
+    assert (found["a"].max_in_flight, found["a"].usual_slots) == (3, 7)
+    assert (found["b"].max_in_flight, found["b"].usual_slots) == (None, 7)
