@@ -69,11 +69,12 @@ class Evidence(Enum):
     DEAD_SILENCE = auto()  # and not a byte for any other call either
 
 
-_AS_EVIDENCE = {
-    **dict.fromkeys((attempt.BUG, attempt.NO_ENDPOINT), Evidence.NOTHING),  # our own
-    attempt.MISCONFIGURED: Evidence.REFUSAL,  # also of one route only; the health checks look at it
-    attempt.ABORTED: Evidence.LEAVING,
-    attempt.CONNECT: Evidence.UNREACHED,
+# By the labels of ends: to hash a whole end takes longer than all that follows.
+_BY_LABEL = {
+    **dict.fromkeys((attempt.BUG.label, attempt.NO_ENDPOINT.label), Evidence.NOTHING),  # our own
+    attempt.MISCONFIGURED.label: Evidence.REFUSAL,  # also of one route only; the health checks look at it
+    attempt.ABORTED.label: Evidence.LEAVING,
+    attempt.CONNECT.label: Evidence.UNREACHED,
 }
 _BY_VERDICT = {
     Verdict.SUCCESS: Evidence.GOOD,
@@ -104,7 +105,7 @@ def evidence(end: End, *, silent: bool, lasted_s: float) -> Evidence:
         return Evidence.DEAD_SILENCE if silent else Evidence.SILENCE
     if end is attempt.TOTAL:  # a long answer, or a client in a hurry, unless nothing came for long
         return Evidence.DEAD_SILENCE if silent and lasted_s >= _PATIENCE_S else Evidence.NOTHING
-    return _AS_EVIDENCE.get(end) or _BY_VERDICT[end.verdict]
+    return _BY_LABEL.get(end.label) or _BY_VERDICT[end.verdict]
 
 
 def note(conduct: Conduct, found: Evidence, now: float, config: BreakerConfig) -> Cause | None:

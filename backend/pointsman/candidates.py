@@ -23,19 +23,19 @@ def eligible(model: Model, call: Call, asked: set[Replica], *, again: bool) -> l
         asked: those that this exchange has asked already.
         again: they may be asked once more.
     """
-    pool = model.pool
-    if not _calm(pool):
-        return [replica for replica in _in_rotation(model, call, asked, again=again) if not replica.full]
+    for replica in model.pool:  # the usual case costs least so; each call comes by
+        if not replica.conduct.calm:
+            return [one for one in _in_rotation(model, call, asked, again=again) if not one.full]
     return [
         replica
-        for replica in pool
+        for replica in model.pool
         if replica.ready and (again or replica not in asked) and DIALECTS[replica.engine].speaks(call)
     ]
 
 
 def reachable(model: Model, call: Call, asked: set[Replica], *, again: bool) -> bool:
     """Whether there are replicas that may take the call, now or when a slot of theirs is free."""
-    if not _calm(model.pool):
+    if not all(replica.conduct.calm for replica in model.pool):
         return bool(_in_rotation(model, call, asked, again=again))
     return any(
         replica.usable and (again or replica not in asked) and DIALECTS[replica.engine].speaks(call)
@@ -59,16 +59,13 @@ def pick(model: Model, candidates: list[Replica], rng: Random) -> Replica:
     """
     if len(candidates) == 1:
         return candidates[0]
-    if _calm(candidates):
-        return model.policy.choose(candidates, rng)
-    due = _due(candidates, monotonic())
-    chosen = due[0] if len(due) == 1 else model.policy.choose(due, rng)
-    chosen.conduct.credit = max(0.0, chosen.conduct.credit - 1.0)
-    return chosen
-
-
-def _calm(replicas: list[Replica]) -> bool:
-    return all(replica.conduct.calm for replica in replicas)
+    for replica in candidates:
+        if not replica.conduct.calm:
+            due = _due(candidates, monotonic())
+            chosen = due[0] if len(due) == 1 else model.policy.choose(due, rng)
+            chosen.conduct.credit = max(0.0, chosen.conduct.credit - 1.0)
+            return chosen
+    return model.policy.choose(candidates, rng)
 
 
 def _in_rotation(model: Model, call: Call, asked: set[Replica], *, again: bool) -> list[Replica]:

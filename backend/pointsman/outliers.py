@@ -65,6 +65,9 @@ class Outliers:
     def end(self, replica: Replica, end: End, begun_at: float, *, tried: bool = False) -> None:
         """A call to the replica ended; `begun_at` and `tried` as `begin` said."""
         conduct, now = replica.conduct, self._clock()
+        if end.verdict is Verdict.SUCCESS and conduct.cause is None:  # nearly all calls
+            breaker.note(conduct, Evidence.GOOD, now, self.config)
+            return
         silent = replica.heard_at < begun_at
         found = breaker.evidence(end, silent=silent, lasted_s=now - begun_at)
         ejected = conduct.cause is not None
