@@ -124,6 +124,7 @@ def _model_lines(model: ModelConfig, settings: Settings) -> list[str]:
         *([model.hf_name] if model.hf_name else []),
     ]
     facts += [f"also {', '.join(model.aliases)}"] if model.aliases else []
+    facts += [f"falls back to {', '.join(model.fallbacks)}"] if model.fallbacks else []
     lines = [f"  {model.id}: {'; '.join(facts)}  ({model.origin})"]
     for number, replica in enumerate(model.replicas):
         key = ", with a key" if replica.key else ""

@@ -72,6 +72,18 @@ def test_check_tells_which_models_are_defaults(folder: Path, capsys: pytest.Capt
 
 
 @pytest.mark.usefixtures("folder")
+def test_check_tells_who_stands_in_for_whom(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By their ids, whatever names the file has."""
+    text = "models:\n- {id: a, fallbacks: [bee, c]}\n- {id: b, aliases: [bee]}\n- {id: c}\n"
+    (folder / "config.yml").write_text(text, encoding="utf-8")
+    endpoints = "".join(f"TGI_{name}_ENDPOINT=http://{name.lower()}\n" for name in "ABC")
+    (folder / ".env").write_text(endpoints, encoding="utf-8")
+    assert cli.main(["check"]) == 0
+    printed = capsys.readouterr().out
+    assert "  a: least_in_flight; falls back to b, c  (config.yml, replicas from" in printed
+    assert printed.count("falls back") == 1
+
+
 def test_check_without_models_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
     """No models is no error, and `check` tells how to name some."""
     assert cli.main(["check"]) == 0
