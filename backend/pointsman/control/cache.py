@@ -94,10 +94,7 @@ def router(
     async def clear(request: Request) -> dict[str, int]:
         with audited(request, "cache", events) as action:
             _check(request)
-            try:
-                removed = await together.clear()
-            except Unavailable:
-                raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
+            removed = await _cleared(together)
             action.outcome = f"ok: {removed} answers removed"
         return {"removed": removed}
 
@@ -106,6 +103,14 @@ def router(
 
 def _example(body: dict[str, Any]) -> dict[str, Any]:
     return {"content": {"application/json": {"example": body}}}
+
+
+async def _cleared(together: Together) -> int:
+    """Forget all kept answers; how many those were."""
+    try:
+        return await together.clear()
+    except Unavailable:
+        raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
 
 
 def _check(request: Request) -> None:
