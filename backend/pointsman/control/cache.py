@@ -12,7 +12,7 @@ from pointsman.control.together import Together
 from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
 from pointsman.events import Events
 from pointsman.recall import AnswerCacheConfig
-from pointsman.registry import Registry
+from pointsman.registry import Model, Registry
 from pointsman.store.base import Unavailable
 from pointsman.surfaces.llm_service import LlmService
 
@@ -66,7 +66,6 @@ def router(
     )
     async def status() -> dict[str, Any]:
         model = registry.default(lambda found: True, LlmService.name, chat=True)
-        now = best(model.pool if model else ())
         return {
             "service_name": "Pointsman",
             "version": __version__,
@@ -74,9 +73,7 @@ def router(
             "model_device": "remote",
             "cache_stats": _seeds(await together.cache()) if config.enabled else _OFF,
             "rate_limit_enabled": rate_limited,
-            "state": now.standing.value,
-            "reason": now.reason,
-            "since": stamp(now.since),
+            **_condition(model),
         }
 
     @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_CACHE)})
@@ -99,6 +96,11 @@ def router(
         return {"removed": removed}
 
     return routes
+
+
+def _condition(model: Model | None) -> dict[str, str | None]:
+    now = best(model.pool if model else ())
+    return {"state": now.standing.value, "reason": now.reason, "since": stamp(now.since)}
 
 
 def _example(body: dict[str, Any]) -> dict[str, Any]:
