@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -158,6 +159,7 @@ class Router(FastAPI):
 
     def _take(self, edition: Edition) -> None:
         self.edition = edition
+        self.parts.following.edition = sha256(repr(edition.settings).encode()).hexdigest()
         self._prefix = edition.settings.root_path.rstrip("/")
 
     def _note_health(self, replica: Replica, before: Health) -> None:

@@ -1,5 +1,6 @@
 """What operators want, known to every worker: told to those that run, asked of them by one that begins."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +11,25 @@ import msgspec
 from pointsman.channel import Busy, Channel, Reply
 from pointsman.crew import Crew
 from pointsman.errors import CHANGE_UNDER_WAY, NOT_ALL_FOLLOW, SEVERAL_WORKERS, RouterError
-from pointsman.events import ROUTER
+from pointsman.events import ROUTER, Events, Kind
 from pointsman.membership import seat_of
 from pointsman.orders import Orders, Seat
 from pointsman.registry import Registry
 
+_log = logging.getLogger("pointsman.following")
 _ASK_S = 1.0  # within which others tell how they stand, and again within which they follow
 
 
 class Standing(msgspec.Struct):
-    """How a worker stands: `since` in monotonic seconds, `names` are its replicas' ids."""
+    """How a worker stands: `since` in monotonic seconds, `names` are its replicas' ids.
+
+    `edition` is a digest of its settings.
+    """
 
     since: float
     orders: Orders
     names: list[tuple[Seat, str]]
+    edition: str = ""
 
 
 class Order(msgspec.Struct):
@@ -62,12 +68,15 @@ class Following:
         registry: Registry,
         crew: Crew,
         channel: Channel,
+        events: Events,
         workers: Callable[[], int | None],
     ) -> None:
         self._workers = workers
         self._registry = registry
         self._crew = crew
         self._channel = channel
+        self._events = events
+        self.edition = ""  # told to others; by it they know whether they serve by the same settings
         self._since = time.monotonic()
         channel.on("standing", self._stand)
         channel.on("order", self._hear)
@@ -79,6 +88,10 @@ class Following:
             return
         self._registry.call(dict(standing.names))
         self._follow(standing.orders, ROUTER)
+        if standing.edition != self.edition:
+            what = "another worker serves by other settings: a changed file that it took was bad afterwards"
+            _log.warning("%s; mend it", what)
+            self._events.note(Kind.WORKER, what)
 
     async def order(self, write: Callable[[Orders], Orders], who: str) -> Followed:
         """Change what all follow.
@@ -114,7 +127,7 @@ class Following:
 
     def _stand(self, _: Any) -> Any:
         names = [(seat_of(replica), replica.id) for replica in self._registry.replicas]
-        return Standing(self._since, self._registry.orders, names)
+        return Standing(self._since, self._registry.orders, names, self.edition)
 
     def _hear(self, content: Any) -> Any:
         told = msgspec.convert(content, Order)

@@ -91,7 +91,7 @@ class Parts:
         self.buffer = Buffer(settings.admission.buffer_bytes)
         self.registry.networks = settings.admin.replica_networks
         self.crew = Crew(self.registry, self.pools, self.events, self.admission.changed)
-        self.following = Following(self.registry, self.crew, channel, workers)
+        self.following = Following(self.registry, self.crew, channel, self.events, workers)
         self.roster = Roster(self.registry, channel)
         self.chronicle = Chronicle(self.events, channel)
         self.together = Together(

@@ -158,6 +158,7 @@ def test_a_changed_file_is_taken_by_all_in_place(engines: list[Emulator], tmp_pa
         os.kill(served.booted()[0], signal.SIGKILL)
         wait_for(lambda: len(served.booted()) == 3, "another worker")
         wait_for(lambda: set(states(served, FIRST)) == set(served.booted()[1:]), "it is there")
+        served.read_until("another worker serves by other settings")
         write(engines[1], engines[0], more="docs: off\n")
         wait_for(lambda: served.output().count("reloaded by a changed file") == 4, "both have the last ones")
         assert served.http.get("/docs").status_code == 404

@@ -38,7 +38,7 @@ class Worker:
         self.registry.networks = NETWORKS
         self.events, self.channel, self.changed = Events(), Channel(folder), list[str]()
         self.crew = Crew(self.registry, Pools(UpstreamConfig()), self.events, self.changed.append)
-        self.following = Following(self.registry, self.crew, self.channel, lambda: workers)
+        self.following = Following(self.registry, self.crew, self.channel, self.events, lambda: workers)
 
     @staticmethod
     def model(*ports: int) -> ModelConfig:
@@ -146,6 +146,18 @@ async def test_who_begins_when_all_others_are_gone_knows_it_too(
         assert two.registry.models["m"].pool[2].key == "engine-key"
 
 
+async def test_other_settings_than_the_others_are_told(
+    both: list[Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took a file that was bad when this one began."""
+    for worker in both:
+        worker.following.edition = "other"
+    async with begun(tmp_path, 103, monkeypatch) as late:
+        (event,) = late.events.latest(9)
+        assert event.kind is Kind.WORKER
+        assert "other settings" in event.what
+
+
 async def test_who_does_not_follow_is_named(both: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """The change holds for the others, the answer says how many follow, the next order brings it along."""
     one, two = both
@@ -161,7 +173,7 @@ async def test_who_does_not_follow_is_named(both: list[Worker], monkeypatch: pyt
     assert not two.pool()["m-0"][1]
     never.set()
     monkeypatch.setattr(following_module, "_ASK_S", 30.0)
-    two.following = Following(two.registry, two.crew, two.channel, lambda: 2)
+    two.following = Following(two.registry, two.crew, two.channel, two.events, lambda: 2)
     (await one.following.order(lambda orders: orders.naming("m"), WHO)).check()
     assert two.pool() == one.pool()
 
