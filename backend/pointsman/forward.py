@@ -149,13 +149,13 @@ class Forwarder:
         )
         return bool(run.chain)
 
-    async def _lease(self, run: Run) -> Lease:
+    async def _lease(self, run: Run, *, again: bool) -> Lease:
         """A slot of the replica that is asked next, of the next model where this one has none.
 
         Raises:
             RouterError: there is none.
         """
-        slots, again = self._admission, isinstance(run.step, Again) and run.step.same_replica
+        slots = self._admission
         if run.chain and not sound(run.model) and self._leaves(run, others=False):
             run.fall_back(none_left(run.model, run.call))
         while True:
@@ -175,7 +175,10 @@ class Forwarder:
         """
         if monotonic() >= run.deadline:
             raise run.overtime()  # nothing is asked that nobody waits for
-        lease = await self._lease(run)
+        again = isinstance(run.step, Again) and run.step.same_replica
+        lease = None if run.chain else self._admission.at_once(run, again=again)
+        if lease is None:
+            lease = await self._lease(run, again=again)
         replica = lease.replica
         run.asked.add(replica)
         run.tried.attempts += 1

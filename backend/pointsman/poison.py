@@ -27,7 +27,7 @@ class _Failed:
 
 @dataclass(slots=True)
 class _Body:
-    """What one request did. `at` is when an engine last failed over it."""
+    """What one request did. `at` is when the latest engine failed over it for the first time."""
 
     at: float
     replicas: dict[str, _Failed] = field(default_factory=dict)  # by their ids
@@ -48,12 +48,13 @@ class Poison:
     """A bounded table of such requests.
 
     Args:
-        lasts_s: how long after the last failure a request is remembered; 0: nothing is.
+        lasts_s: how long a request is remembered after another engine failed over it; 0: nothing is. That the
+            same ones fail again makes it no longer: others may do better.
     """
 
     def __init__(self, lasts_s: float) -> None:
         self.lasts_s = lasts_s
-        self._bodies: OrderedDict[bytes, _Body] = OrderedDict()  # the longest untouched first
+        self._bodies: OrderedDict[bytes, _Body] = OrderedDict()  # in the order of `at`
 
     def __len__(self) -> int:
         return len(self._bodies)
@@ -63,9 +64,12 @@ class Poison:
         if not self.lasts_s:
             return
         body = self._bodies.setdefault(digest, _Body(now))
+        failed = body.replicas.get(replica_id)
+        if failed is not None:
+            failed.at = now
+            return
         body.at = now
-        died = replica_id in body.replicas and body.replicas[replica_id].died
-        body.replicas[replica_id] = _Failed(now, died)
+        body.replicas[replica_id] = _Failed(now)
         self._bodies.move_to_end(digest)
         if len(self._bodies) > ENTRIES:
             self._bodies.popitem(last=False)

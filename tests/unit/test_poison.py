@@ -80,7 +80,7 @@ def test_a_good_answer_clears_it(poison: Poison) -> None:
 
 
 def test_it_is_forgotten_in_time(poison: Poison) -> None:
-    """So long after the last failure; the table is empty then, and no request costs anything for it."""
+    """So long after the second engine failed; the table is empty then, and costs no request anything."""
     poison.failed(PROMPT, "a", 0.0)
     poison.failed(OTHER, "a", 1.0)
     poison.failed(PROMPT, "b", 30.0)
@@ -88,6 +88,15 @@ def test_it_is_forgotten_in_time(poison: Poison) -> None:
     assert len(poison) == 1
     assert poison.ruling(PROMPT, 90.0) == FREE
     assert len(poison) == 0
+
+
+def test_the_same_two_failing_on_does_not_make_it_last(poison: Poison) -> None:
+    """Two engines that fail over everything and live may not keep a request from all others for ever."""
+    for now in (0.0, 20.0, 40.0, 59.0):
+        poison.failed(PROMPT, "a", now)
+        poison.failed(PROMPT, "b", now)
+    assert poison.ruling(PROMPT, 59.9) == only("a", "b")
+    assert poison.ruling(PROMPT, 60.0) == FREE
 
 
 def test_the_operator_may_do_without() -> None:
