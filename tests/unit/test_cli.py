@@ -145,7 +145,10 @@ def test_bad_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: pointsman" in capsys.readouterr().err
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, serve: Callable[[object, FrontConfig], None]) -> None:
+Serve = Callable[[object, FrontConfig, list[socket.socket]], None]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
     """Put a server in the place of the real one; the app is the settings it was built from."""
     app = SimpleNamespace(build=lambda settings, source: settings)
     monkeypatch.setitem(sys.modules, "pointsman.app", cast("ModuleType", app))
@@ -155,10 +158,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, serve: Callable[[object, FrontConf
 @pytest.mark.usefixtures("folder")
 def test_serve_hands_the_app_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """`serve` builds the app of the settings and runs it where they say."""
-    served: list[tuple[object, FrontConfig]] = []
-    stand_in(monkeypatch, lambda app, front: served.append((app, front)))
+    served: list[tuple[object, FrontConfig, list[socket.socket]]] = []
+    stand_in(monkeypatch, lambda app, front, given: served.append((app, front, given)))
     assert cli.main(["serve", "--host", "127.0.0.1", "--port", "7"]) == 0
-    ((app, front),) = served
+    ((app, front, given),) = served
+    assert given == [], "nobody listens for us"
     assert isinstance(app, Settings)
     assert app.front is front
     assert front.listen == (TcpAddress("127.0.0.1", 7),)
@@ -170,7 +174,7 @@ def test_serve_that_cannot_listen_ends_with_1(
 ) -> None:
     """An address that cannot be bound is told in one line."""
 
-    def serve(app: object, front: FrontConfig) -> None:
+    def serve(app: object, front: FrontConfig, given: list[socket.socket]) -> None:
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
     stand_in(monkeypatch, serve)
