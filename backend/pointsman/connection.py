@@ -12,8 +12,8 @@ from typing import cast
 import httptools
 import msgspec
 
-HIGH_WATER_BYTES = 64 * 1024  # unread answer bytes above which reading pauses
-KERNEL_BYTES = 128 * 1024  # of an answer; Linux takes twice that
+HIGH_WATER_BYTES = 32 * 1024  # unread answer bytes above which reading pauses
+KERNEL_BYTES = 48 * 1024  # of an answer; Linux takes twice that
 HEAD_MAX_BYTES = 32 * 1024
 
 

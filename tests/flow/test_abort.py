@@ -112,6 +112,20 @@ def test_leaving_after_a_pipelined_request_is_noticed(patient: Router, vllm: Emu
     assert len(vllm.sent()) == 1
 
 
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+def test_leaving_after_a_large_body_is_noticed(patient: Router, vllm: Emulator, size: int, how: str) -> None:
+    """A body for which reading was paused does not leave it so: the engine is left at once."""
+    vllm.arm("hang_before_headers")
+    own_id = f"abort-{next(_numbers)}"
+    with Client(patient.port) as client:
+        client.send(VLLM.request("x" * size, 5, f"x-request-id: {own_id}", stream=True))
+        wait_for(lambda: len(vllm.sent()) == 1, "the engine has the request")
+        leave(client, how)
+        wait_for(lambda: vllm.stats()["disconnects"] == 1, "the engine sees the client leave", _WITHIN_S)
+    assert patient.access_line(own_id)["end"] == "client_abort"
+
+
 def test_leaving_while_the_body_is_sent_is_no_request(patient: Router, vllm: Emulator) -> None:
     """Half a body reaches no engine."""
     with Client(patient.port) as client:

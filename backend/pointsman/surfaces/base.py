@@ -17,6 +17,7 @@ from pointsman.keys import Need
 
 DEPTH_MAX = 64
 FIELDS_MAX = 1_000  # of the top level
+MESSAGES_MAX = 10_000  # of a chat
 STRINGS_MAX = 500_000  # names of fields among them
 CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
 MODEL_NAME_MAX = 256  # characters
@@ -71,7 +72,8 @@ def read_fields(body: bytes) -> Fields:
         RouterError: MALFORMED_JSON with the reason: not UTF-8, no JSON, no object, nested too deeply.
     """
     large = len(body) > _LARGE_BYTES
-    if large and _count(body, b"{") + _count(body, b"[") > DEPTH_MAX:
+    objects = _count(body, b"{") if large else 0
+    if large and objects + _count(body, b"[") > DEPTH_MAX:
         _check_shape(body)  # before it is decoded, which would take longer
     try:
         if not body.isascii():
@@ -87,6 +89,8 @@ def read_fields(body: bytes) -> Fields:
         raise RouterError(MALFORMED_JSON, "The body is not valid JSON.") from None
     except RecursionError:
         raise _too_deep() from None
+    if objects > MESSAGES_MAX and "messages" in fields:
+        _check_messages(fields["messages"])
     if not large and body.count(b"{") + body.count(b"[") > DEPTH_MAX:
         _check_shape(body)
     return fields
@@ -126,6 +130,16 @@ def _count(data: bytes, mark: bytes) -> int:
             return data.count(mark)
         place = data.find(mark, place + 1)
     return found
+
+
+def _check_messages(messages: msgspec.Raw) -> None:
+    """Bound their number: they are walked through one by one. What is no list is for others to refuse."""
+    try:
+        found = msgspec.json.decode(messages, type=list[msgspec.Raw])
+    except msgspec.ValidationError:
+        return
+    if len(found) > MESSAGES_MAX:
+        raise invalid("messages", f"hold at most {MESSAGES_MAX:,} messages")
 
 
 def _too_deep() -> RouterError:

@@ -16,6 +16,7 @@ from pointsman.surfaces.base import (
     CONTAINERS_MAX,
     DEPTH_MAX,
     FIELDS_MAX,
+    MESSAGES_MAX,
     check_count,
     check_numbers,
     error_object,
@@ -192,6 +193,16 @@ def test_a_large_body_has_few_fields(same: bool, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RouterError, match="more than 1,000 fields"):
         read_fields(body)
     assert len(names) == FIELDS_MAX
+
+
+def test_a_chat_has_so_many_messages() -> None:
+    """One too many is refused by name on each surface; what is no list is left to them."""
+    turn = b'{"role":"user","content":"a"}'
+    read_fields(b'{"messages":[' + b",".join([turn] * MESSAGES_MAX) + b"]}")
+    read_fields(b'{"input":[' + b",".join([turn] * (MESSAGES_MAX + 1)) + b"]}")
+    read_fields(b'{"messages":"' + b"{" * 90_000 + b'"}')
+    bodies = b'{"messages":[' + b",".join([turn] * (MESSAGES_MAX + 1)) + b"]}"
+    assert "10,000" in wrong(lambda: read_fields(bodies), "messages")
 
 
 def test_a_large_body_is_read_as_a_small_one_is() -> None:
