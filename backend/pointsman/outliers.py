@@ -18,6 +18,7 @@ from pointsman.replica import Replica
 _log = logging.getLogger("pointsman.outliers")
 
 _SUSPICIOUS = (Verdict.FAULT_BEFORE_SENDING, Verdict.FAULT_AFTER_SENDING)
+_SETTLED_S = 1.0  # a check in the very moment of the errors disproves nothing
 _CERTAIN = (Cause.WEDGED, Cause.DRAINING)  # it does no work, however few others there are
 
 
@@ -111,7 +112,8 @@ class Outliers:
             breaker.forget(conduct)
         elif good:
             conduct.doubted = False
-            if conduct.cause is Cause.UNREACHED or (back and conduct.cause is None):
+            found = conduct.cause is Cause.UNREACHED and now - conduct.ejected_at >= _SETTLED_S
+            if found or (back and conduct.cause is None):
                 self._take_back(replica, now)
         self.look(replica)
 

@@ -48,6 +48,7 @@ _INVALID = (400, 422)  # by which vLLM and TGI say that there is no chat templat
 _BACKSTOP = 2.0
 _GAP_S = 0.2  # between two checks, however many calls fail meanwhile
 _GONE = (Outcome.GONE, Outcome.ABSENT)
+_BACK_SOON = (Cause.WEDGED, Cause.UNREACHED)  # what our own looking can end
 _AWAY = (State.DOWN, State.LOADING, State.MISCONFIGURED)
 
 OnChange = Callable[[Replica, Health], None]  # the replica as it is now, its health before
@@ -188,7 +189,7 @@ class Prober:
             if replica.health.state is not before:
                 changed_at = now
             delay_s = next_delay_s(replica.health, now - changed_at, self._config, self._rng.random())
-            if replica.conduct.cause is Cause.WEDGED:  # it is back as soon as something moves
+            if replica.conduct.cause in _BACK_SOON:
                 delay_s = min(delay_s, self._config.interval_changing_s)
             await _rest(wanted, delay_s)
 

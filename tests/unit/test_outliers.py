@@ -175,6 +175,9 @@ def test_a_good_check_ends_only_what_it_disproves(end: End, times: int, *, kept:
         stage.call(end)
     assert stage.cause() is not None
     stage.outliers.checked(stage.pool[0], good=True, gone=False, back=False)
+    assert stage.cause() is not None  # it was made in the same moment
+    stage.now += 1.0
+    stage.outliers.checked(stage.pool[0], good=True, gone=False, back=False)
     assert (stage.cause() is not None) == kept
     stage.outliers.checked(stage.pool[0], good=True, gone=False, back=True)
     assert (stage.cause() is not None) == kept
