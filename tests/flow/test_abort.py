@@ -169,7 +169,7 @@ async def _come_and_go(port: int, number: int, limit: asyncio.Semaphore) -> None
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(data if dice.random() < 0.95 else data[: dice.randrange(len(data))])
         with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(dice.random() * 0.05):
+            async with asyncio.timeout(dice.random() * dice.choice((0.05, 0.2))):
                 while await reader.read(4096):
                     pass
         if dice.random() < 0.3:
@@ -193,9 +193,12 @@ def test_a_thousand_random_aborts_leave_nothing_behind(
         call(patient.port, front.request(stream=True))
     patient.wait_until_quiet()
     before = patient.descriptors()
+    for engine in (tgi, vllm):
+        engine.arm("slow_first_token", 0.1, times=1000)
     asyncio.run(_thousand(patient.port))
     patient.wait_until_quiet()
     for engine in (tgi, vllm):
+        engine.disarm()
         engine.wait_until_quiet()
         assert engine.stats()["open_connections"] <= _AT_ONCE + 5  # idle ones, and those of the checks
     seen = {engine.port: engine.stats()["disconnects"] for engine in (tgi, vllm)}
