@@ -230,7 +230,7 @@ def test_the_first_second_may_spend_what_ten_have() -> None:
 def test_no_ten_seconds_grant_more_than_they_may(
     gaps: list[float], wants: list[int], start: float, share: float, floor: float
 ) -> None:
-    """Whatever comes and fails whenever: each span of 9.9 s stays within the share of 10 s and the floor."""
+    """Whatever comes and fails whenever: with each grant, the last 9.9 s are within the share and the floor."""
     budget = Budget(RetryConfig(budget_share=share, budget_floor_per_s=floor))
     requests: list[float] = []
     granted: list[float] = []
@@ -239,10 +239,12 @@ def test_no_ten_seconds_grant_more_than_they_may(
         now += gap
         budget.note_request(now)
         requests.append(now)
-        granted += [now for _ in range(want) if budget.spend(now)]
-        lately = sum(when > now - 9.9 for when in granted)
-        of = sum(when > now - 10.1 for when in requests)
-        assert lately <= share * of + floor * 10 + 1e-9
+        given_now = [now for _ in range(want) if budget.spend(now)]
+        granted += given_now
+        if given_now:  # with none, what was granted before may by now outlive the requests that allowed it
+            lately = sum(when > now - 9.9 for when in granted)
+            of = sum(when > now - 10.1 for when in requests)
+            assert lately <= share * of + floor * 10 + 1e-9
 
 
 def test_little_traffic_may_always_retry_a_little() -> None:
