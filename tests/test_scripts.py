@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("run", "start", "smoke", "setup", "test", "check", "fix", "bench", "lock")
+SCRIPTS = ("run", "start", "smoke", "setup", "test", "chaos", "check", "fix", "bench", "lock")
 LOCKS = ("requirements.lock", "tests/requirements.lock")
 WAIT_S = 60.0  # generous: other tests run at the same time
 

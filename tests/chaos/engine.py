@@ -9,17 +9,22 @@ import time
 from types import TracebackType
 from typing import Self
 
-_LIMIT_S = 30.0
+_LIMIT_S = 120.0
+_BLOCK_BYTES = 64 * 1024
 
 
 class Engine:
     """Speaks as much of vLLM as a router asks for; a stream has one event and then waits for its reader.
 
-    `left_at`: the monotonic second at which the last stream's connection ended.
+    Args:
+        flood_bytes: what a stream has at once, in small events, before it waits.
+
+    `left_at`: the monotonic second at which the last stream's connection ended. `left`: how many have.
     """
 
-    def __init__(self) -> None:
-        self.left_at = 0.0
+    def __init__(self, flood_bytes: int = 0) -> None:
+        self.left_at, self.left = 0.0, 0
+        self._flood_bytes = flood_bytes
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -71,11 +76,16 @@ class Engine:
             return False
         choice = {"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}
         event = f"data: {json.dumps({'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n".encode()
+        piece = b"%x\r\n" % len(event) + event + b"\r\n"
         client.sendall(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-            b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(event) + event + b"\r\n"
+            b"transfer-encoding: chunked\r\n\r\n" + piece
         )
+        block = piece * (_BLOCK_BYTES // len(piece))
         with contextlib.suppress(OSError):
+            for _ in range(self._flood_bytes // len(block)):
+                client.sendall(block)
             client.recv(1)
         self.left_at = time.monotonic()
+        self.left += 1
         return True

@@ -4,16 +4,19 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 
+from chaos.engine import Engine
 from chaos.growth import resident
 from chaos.load import Done, call, open_loop, told
 from chaos.scene import Figure, Size, percentile
 from chaos.stage import engines
+from processes import Emulator, Router, wait_for
 from wire import VLLM, Client
 
 SLOTS, TOKENS = 8, 10
-FLOOD_BYTES = 6_000_000  # of one event; Linux buffers 4 MiB of a connection by default
-MARK = "<flood>"
+STALLED = 200
+FLOOD_BYTES = 16_000_000  # Linux buffers some MB of a connection
 
 
 def goodput(size: Size) -> Iterable[Figure]:
@@ -67,30 +70,28 @@ async def _flood(port: int, rate: float, seconds: float) -> list[Done]:
 
 def stalled_readers(size: Size) -> Iterable[Figure]:
     """Clients ask for more than the system buffers and do not read it; others want their first token."""
-    readers = size.pick(100, 200)
-    with engines(1, "--max-num-seqs", "256", max_in_flight=1000) as (router, (engine,)):
-        engine.arm("big_event", str(FLOOD_BYTES), marker=MARK)
+    with Emulator("vllm") as usual, Engine(FLOOD_BYTES) as floods, ExitStack() as stack:
+        settings = {"VLLM_GEMMA3_ENDPOINT": usual.url, "VLLM_LONE_ENDPOINT": floods.url}
+        router = stack.enter_context(Router(**settings, ADMISSION__SLOTS=str(2 * STALLED)))
+        router.wait_until_up("gemma-3-12b", "lone")
+        asyncio.run(_first_tokens(router.port, size))  # so that what stays with the router is there
         before = asyncio.run(_first_tokens(router.port, size))
         held = resident(router.pid)
-        clients = [Client(router.port, receive_buffer=4096) for _ in range(readers)]
-        try:
-            for client in clients:
-                client.send(VLLM.request(f"Say {MARK}", 5, stream=True))
-            begin = time.monotonic()
-            time.sleep(8)  # until all that fits is on its way
-            grown = resident(router.pid) - held
-            during = asyncio.run(_first_tokens(router.port, size))
-            while router.metric("pointsman_in_flight") > 0 and time.monotonic() < begin + 90:
-                time.sleep(0.2)
-            cut = time.monotonic() - begin
-        finally:
-            for client in clients:
-                client.sock.close()
-    yield Figure("stalled readers", readers)
-    yield Figure("memory for each", 1024 * grown / readers, "KiB", most=256)
+        clients = [Client(router.port, receive_buffer=4096) for _ in range(STALLED)]
+        begin = time.monotonic()
+        for client in clients:
+            stack.callback(client.sock.close)
+            client.send(VLLM.request("Flood", 5, stream=True, model="lone"))
+        time.sleep(5)  # until all that fits is on its way
+        grown = resident(router.pid) - held
+        during = asyncio.run(_first_tokens(router.port, size))
+        wait_for(lambda: floods.left >= STALLED, "all are cut off", 120)
+        cut = time.monotonic() - begin
+    yield Figure("stalled readers", STALLED)
+    yield Figure("memory for each", 1024 * grown / STALLED, "KiB", most=256)
     yield Figure("first token p99 of others, without them", 1000 * before, "ms")
     yield Figure("the same beside them, against that", 100 * during / before, "%", most=110, timed=True)
-    yield Figure("until all are cut (they may stall for 30 s)", cut, "s", most=45, timed=True)
+    yield Figure("until all are cut off (they may stall for 30 s)", cut, "s", most=45, timed=True)
 
 
 async def _first_tokens(port: int, size: Size) -> float:

@@ -59,7 +59,7 @@ def recovered(size: Size) -> Iterable[Figure]:
     yield Figure("until it is back", took, "s", most=3, timed=True)
     fair = sum(shares) / 2
     yield Figure(f"calls in the first tenth of slow start, of {sum(shares)}", shares[1])
-    yield Figure("its share of them, of a fair one", 100 * shares[1] / fair, "%", most=20)
+    yield Figure("its share of them, of a fair one", 100 * shares[1] / fair, "%", most=20, timed=True)
 
 
 def _served(engine: Emulator) -> int:
