@@ -239,8 +239,9 @@ def _types(given: dict[str, Any], table: dict[str, tuple[str, bool]], body: byte
         if fits and wanted in _HIGHEST and not 0 <= value <= _HIGHEST[wanted]:
             raise _schema(f"{prefix}{name}: invalid value: integer `{value}`, expected {wanted}", body)
         if fits and name == "stop":
-            value, wanted = next((one for one in value if not isinstance(one, str)), None), _STR
-            fits = value is None
+            for one in value:
+                if not isinstance(one, str):
+                    raise _schema(f"{prefix}{name}: invalid type: {_shown(one)}, expected a string", body)
         if not fits:
             raise _schema(f"{prefix}{name}: invalid type: {_shown(value)}, expected {wanted}", body)
 

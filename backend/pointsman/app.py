@@ -22,7 +22,7 @@ from pointsman.channel import Channel
 from pointsman.control import plg
 from pointsman.edition import Edition
 from pointsman.events import Kind
-from pointsman.families import BUFFERED, RELOAD_OK, RELOADED_AT, Family
+from pointsman.families import BUFFERED, CONNECTIONS, RELOAD_OK, RELOADED_AT, TURNED_AWAY, Family
 from pointsman.joined_page import join
 from pointsman.keyring import Keyring
 from pointsman.log import Sink, configure
@@ -45,6 +45,7 @@ class Router(FastAPI):
     leaving = False  # set by our server: the end has begun
     replaced: Callable[[], bool] = staticmethod(lambda: False)  # set by gunicorn's master
     clients: Collection[object] = ()  # set by our server: connections that are open
+    turned_away: Callable[[], int] = staticmethod(int)  # the same: how many were not taken so far
 
     def __init__(
         self, settings: Settings, source: Source | None = None, channel_folder: Path | None = None
@@ -125,7 +126,11 @@ class Router(FastAPI):
 
     def _own_metrics(self) -> bytes:
         parts, reloader = self.parts, self.reloader
-        figures: dict[Family, float] = {BUFFERED: parts.buffer.held}
+        figures: dict[Family, float] = {
+            BUFFERED: parts.buffer.held,
+            CONNECTIONS: len(self.clients),
+            TURNED_AWAY: self.turned_away(),
+        }
         if reloader is not None:
             figures |= {RELOAD_OK: int(reloader.good), RELOADED_AT: reloader.at}
         tables = {**parts.tables, **self.edition.tables}

@@ -99,6 +99,10 @@ QUEUE_WAIT = Family(
 QUEUED = Family("pointsman_queue_length", _G, ("model",), "Requests that wait for a slot of a replica, now.")
 SLOTS = Family("pointsman_slots", _G, ("model", "replica"), "Requests that a replica may have at once, now.")
 BUFFERED = Family("pointsman_buffered_bytes", _G, (), "Bytes of all request bodies that are held, now.")
+CONNECTIONS = Family("pointsman_connections", _G, (), "Client connections that are open, now.")
+TURNED_AWAY = Family(
+    "pointsman_turned_away_total", _C, (), "Client connections beyond MAX_CONNECTIONS, told so or closed."
+)
 IN_FLIGHT = Family(
     "pointsman_in_flight", _G, ("model", "replica"), "Requests sent to a replica and not ended, now."
 )

@@ -36,6 +36,7 @@ class Served(typing.Protocol):
 
     addresses: list[str]
     clients: Collection[object]  # the connections that are open
+    turned_away: Callable[[], int]  # how many were not taken so far
     leaving: bool  # the end has begun: not ready any more
     replaced: Callable[[], bool]  # whether others serve in this process's place already
 
@@ -67,6 +68,8 @@ class Server(uvicorn.Server):
         self._hurries = hurries
         state = self.server_state = Connections()
         app.clients = state.connections
+        door: Door | None = getattr(config, "door", None)
+        app.turned_away = lambda: 0 if door is None else door.refused
         self._state = state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

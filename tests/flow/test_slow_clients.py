@@ -194,7 +194,6 @@ def small(vllm: Emulator) -> Iterator[Router]:
     """A router that takes few clients."""
     with Router(VLLM_GEMMA3_ENDPOINT=vllm.url, MAX_CONNECTIONS=f"{_MOST}") as running:
         running.wait_until_up("gemma-3-12b")
-        running.http.close()
         yield running
 
 
@@ -221,6 +220,8 @@ def test_one_client_too_many_is_told_so_at_once(small: Router) -> None:
         assert outcome(VLLM, held[0].read(), stream=True) == "ok"
         held[1].sock.close()
         wait_for(lambda: call(small.port, request("GET", "/models")).status == 200, "there is room again")
+    assert small.metric("pointsman_turned_away_total") >= 1
+    assert small.metric("pointsman_connections") >= 1
     assert "MAX_CONNECTIONS" in small.read_until(r"connections are the most[^\n]*")
 
 

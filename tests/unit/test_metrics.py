@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
-from pointsman.families import BUFFERED, FAMILIES, RELOAD_OK, RELOADED_AT, Kind
+from pointsman.families import BUFFERED, CONNECTIONS, FAMILIES, RELOAD_OK, RELOADED_AT, TURNED_AWAY, Kind
 from pointsman.metrics import Metrics
 from pointsman.replica import Endpoint, Engine, Health, Replica, Standing, State
 
@@ -268,7 +268,7 @@ def test_every_family_is_on_the_page_and_no_other() -> None:
     """`FAMILIES` and the page hold the same names, kinds and help texts."""
     metrics = Metrics(pools(), (CHAT,))
     metrics.observe(streamed())
-    figures = dict.fromkeys((BUFFERED, RELOAD_OK, RELOADED_AT), 1.0)
+    figures = dict.fromkeys((BUFFERED, CONNECTIONS, TURNED_AWAY, RELOAD_OK, RELOADED_AT), 1.0)
     page = metrics.render(log_dropped=3, figures=figures).decode()
     others = ("process_", "python_")
     shown = {f.name: f for f in text_string_to_metric_families(page) if not f.name.startswith(others)}

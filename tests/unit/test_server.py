@@ -6,7 +6,7 @@ import inspect
 import os
 import signal
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,7 @@ class App:
     def __init__(self, *, replaced: bool = False) -> None:
         self.addresses: list[str] = []
         self.clients: Collection[object] = ()
+        self.turned_away: Callable[[], int] = int
         self.leaving = False
         self.replaced = lambda: replaced
 

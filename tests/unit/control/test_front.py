@@ -36,7 +36,7 @@ async def test_wrong_method_names_the_right_one(app: Router, client: Client) -> 
 async def test_a_stranger_gets_403_without_a_network(app: Router, client: Client) -> None:
     """The body says that the address may not, and nothing of who may."""
     async with client(app, "198.51.100.1") as http:
-        for path in ("/models", "/docs", "/metrics", "/nope", "/v1/models"):
+        for path in ("/models", "/docs", "/redoc", "/openapi.json", "/metrics", "/nope", "/v1/models"):
             answer = await http.get(path)
             assert answer.status_code == 403
             assert "address_forbidden" in answer.text
