@@ -108,7 +108,6 @@ class Parts:
         self.outliers.config = settings.ejection
         self.buffer.most = settings.admission.buffer_bytes
         self.forwarder.retry = settings.retry
-        self.outliers.config = settings.ejection
         if self.crew.prober is not None:
             self.crew.prober.renew(settings.health, settings.progress)
         return self.registry.renew(

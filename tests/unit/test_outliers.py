@@ -4,6 +4,8 @@ import logging
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pointsman import attempt, breaker
 from pointsman.attempt import End
@@ -264,3 +266,29 @@ def test_coming_back_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         stage.call(attempt.OK)
     assert [record.getMessage() for record in caplog.records][1:] == ["replica m-0: takes calls again"]
+
+
+_STEPS = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from([end for end in attempt.ALL_ENDS if end not in (attempt.ABORTED, attempt.NO_ENDPOINT)]),
+    st.floats(0.0, 20.0),
+    st.booleans(),
+)
+
+
+@given(st.lists(_STEPS, max_size=80))
+def test_whatever_calls_do_half_of_a_pool_stays(story: list[tuple[int, End, float, bool]]) -> None:
+    """At most two of four are ejected, and no more than one call at a time tries an ejected one."""
+    stage = Stage(4)
+    running: list[tuple[int, Lease, End]] = []
+    for place, end, later_s, waits in story:
+        running.append((place, stage.begin(place), end))
+        stage.now += later_s
+        if not waits:
+            for _, lease, how in running:
+                lease.close(how)
+            running.clear()
+        assert sum(replica.conduct.cause is not None for replica in stage.pool) <= 2
+        for at, replica in enumerate(stage.pool):
+            tries = [lease for where, lease, _ in running if where == at and lease.tries]
+            assert len(tries) <= (replica.conduct.cause is not None)
