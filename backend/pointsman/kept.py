@@ -72,9 +72,11 @@ class _Text:
     def __init__(self, run: Run, shape: Shape, wish: Wish) -> None:
         self._run = run
         self._shape = shape
-        told = msgspec.to_builtins(structs.replace(wish, ignored=()))
-        operation = run.call.operation.value
-        self.key = request_key(run.tenant, run.model.id, {**told, "operation": operation})
+        told = msgspec.to_builtins(structs.replace(wish, ignored=(), grammar=None))
+        told["operation"] = run.call.operation.value
+        if wish.grammar is not None:  # JSON as it came, which to_builtins does not take
+            told["grammar"] = bytes(wish.grammar).decode("latin-1")
+        self.key = request_key(run.tenant, run.model.id, told)
 
     def listen(self, keep: Keep) -> Callable[[], Kept | None]:
         run, heard = self._run, list[Said]()

@@ -41,6 +41,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilgpt2 chat": ("/chat/completions", {"messages": CHAT["messages"], "do_sample": False}),
     "llm service": ("/v1/generate", {**_PLAIN, "max_tokens": 8}),
     "plg": ("/api/chat/stream", {"messages": CHAT["messages"], "temperature": 0, "session_id": "s"}),
+    "plg, held to a schema": ("/api/tasks/extract", {"email_content": "Send it by Thursday."}),
 }
 RED, BLUE = "a-key-of-the-red-tenant", "a-key-of-the-blue-tenant"
 
