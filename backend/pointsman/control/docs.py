@@ -22,11 +22,13 @@ from pointsman.surfaces.base import ErrorShape
 
 _TEXT = {"type": "string"}
 _KINDS = (
+    errors.MALFORMED_JSON,  # first: where a bad value has the same status, that is the example
     *(errors.INVALID_PARAMETER, errors.ADDRESS_FORBIDDEN, errors.MODEL_NOT_FOUND, errors.BODY_TOO_LARGE),
     *(errors.UNSUPPORTED_MEDIA_TYPE, errors.RATE_LIMITED, errors.ENGINE_FAILED, errors.NO_REPLICA),
     errors.FIRST_EVENT_TIMEOUT,
 )
 _MEASURED = ("/v1/generate", "/v1/chat")  # whose prompts have a greatest length, in characters
+_ENGINES_OWN = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")  # TGI's 422 is passed on there
 # Of the control plane's routes, beside what follows from their templates and bodies.
 _CONTROL_KINDS = {
     "GET /ready": (errors.NO_REPLICA,),
@@ -147,6 +149,8 @@ def _errors(route: Route) -> dict[str, Any]:
     for kind in kinds:
         status = route.shape.error(RouterError(kind), "")[0]
         told[str(status)] = _told(route.shape, kind)
+    if route.path in _ENGINES_OWN:
+        told["422"] = _told(route.shape, errors.ENGINE_REJECTED)
     return told
 
 
