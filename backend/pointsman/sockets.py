@@ -57,9 +57,7 @@ def _bind(one: socket.socket, path: Path) -> None:
             except OSError as error:
                 raise OSError(error.errno, f"{path} is there, and nobody can tell whose: {error}") from None
             else:
-                raise OSError(
-                    errno.EADDRINUSE, f"another process listens on {path}; stop it first"
-                )
+                raise OSError(errno.EADDRINUSE, f"another process listens on {path}; stop it first")
     elif path.exists():
         raise OSError(errno.EEXIST, f"{path} is there and is no socket; remove it, or take another path")
     elif not path.parent.is_dir():

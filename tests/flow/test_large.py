@@ -207,6 +207,27 @@ def test_a_reader_that_never_reads_is_given_up(wide: Router, raw: RawEngine) -> 
     assert '"level":"ERROR"' not in wide.output()
 
 
+@pytest.mark.parametrize(
+    ("size", "end"), [(900_000, "ok"), (40 * MIB, "slow_client")], ids=["held", "passed on"]
+)
+def test_a_whole_answer_that_nobody_reads_is_given_up(
+    wide: Router, raw: RawEngine, size: int, end: str
+) -> None:
+    """Small enough to be written at once or not, nothing of it stays; the engine is left, and not blamed."""
+    raw.broken = False
+    body = b'{"choices":[{"text":"' + b"x" * size + b'"}]}'
+    raw.head, raw.blocks = _whole(body)[: -len(body)], iter([body])
+    own_id = f"large-unread-{size}"
+    with Client(wide.port, receive_buffer=4096) as client:
+        client.send(VLLM.request("Hello", 5, f"x-request-id: {own_id}", stream=False))
+        assert client.sock.recv(100).startswith(b"HTTP/1.1 200")
+        before = wide.descriptors()
+        wait_for(lambda: wide.descriptors() < before, "the connection is gone")
+        assert wide.access_line(own_id)["end"] == end
+    wait_for(lambda: raw.broken or end == "ok", "the engine is left")
+    assert '"level":"ERROR"' not in wide.output()
+
+
 def test_a_large_prompt_reaches_the_engine_whole(router: Router, vllm: Emulator) -> None:
     """Seven megabytes pass, and other calls are answered meanwhile."""
     vllm.reset()
