@@ -24,7 +24,7 @@ BACKEND = Path(__file__).parent.parent / "backend"
 GUNICORN_CONFIG = BACKEND.parent / "deploy" / "gunicorn.conf.py"
 START_S = 20.0
 _STOP_S = 10.0
-_URL = re.compile(r"http://127\.0\.0\.1:\d+")
+_URL = re.compile(r"http://(?:127\.0\.0\.1|10\.77\.\d+\.2):\d+")  # the latter: tests/namespaces.py
 
 
 def wait_for(holds: Callable[[], bool], what: str, within_s: float = 30.0) -> float:
@@ -41,7 +41,7 @@ def wait_for(holds: Callable[[], bool], what: str, within_s: float = 30.0) -> fl
 
 
 class Process:
-    """A program of ours that says `http://127.0.0.1:PORT` once it listens."""
+    """A program of ours that says `http://127.0.0.1:PORT`, or another address, once it listens."""
 
     def __init__(
         self, *arguments: str, env: dict[str, str] | None = None, descriptors: Sequence[int] = ()

@@ -454,7 +454,7 @@ async def test_cancelled_at_any_moment_nothing_leaks() -> None:
 
 @pytest.mark.anyio
 async def test_sockets_tell_of_a_dead_engine() -> None:
-    """Keep-alive and the limit for unacknowledged data are on, and small writes are not held back."""
+    """Probes and the limit for what is not acknowledged are on, and small writes are not held back."""
     async with served() as host:
         pool = pool_of("127.0.0.1", port=host.port)
         connection = await pool.connect(_BUDGET_S)
@@ -462,8 +462,9 @@ async def test_sockets_tell_of_a_dead_engine() -> None:
         raw = connection._transport.get_extra_info("socket")
         assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+        for name, value in (("TCP_USER_TIMEOUT", 20_000), ("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5)):
+            if hasattr(socket, name):
+                assert raw.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
         pool.release(connection)
 
 
