@@ -15,6 +15,7 @@ from emulator.settings import Settings
 from emulator.stream import DONE
 from emulator.template import TemplateError, check_alternation, prompt_of
 from emulator.text import GEMMA
+from emulator.vllm_checks import check_messages
 from emulator.vllm_generate import Generation
 from emulator.vllm_metrics import render
 from emulator.vllm_refusals import NO_TEMPLATE, Refused, bad, invalid, parse
@@ -234,6 +235,7 @@ def _tokenized(value: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if isinstance(value.get("messages"), list):
         if not settings.chat_template:
             raise bad(NO_TEMPLATE)
+        check_messages(value)
         try:
             check_alternation(value["messages"])
         except TemplateError as error:

@@ -37,7 +37,7 @@ class Ask:
 def check(value: dict[str, Any], *, chat: bool, auto_tools: bool, force_usage: bool) -> Ask:
     """Types and ranges of a chat or completion request."""
     if chat:
-        _messages(value)
+        check_messages(value)
     _no_nulls(value, chat)
     _numbers(value)
     _ranges(value)
@@ -86,7 +86,8 @@ def forced_tool(value: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _messages(value: dict[str, Any]) -> None:
+def check_messages(value: dict[str, Any]) -> None:
+    """Types of a conversation."""
     if "messages" not in value:
         raise invalid("body.messages", "missing", "Field required", value)
     messages = value["messages"]

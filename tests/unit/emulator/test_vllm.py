@@ -116,6 +116,7 @@ def test_tokenize_and_back(vllm: str) -> None:
     assert got["count"] == len(got["tokens"]) == len(got["token_strs"])
     assert got["max_model_len"] == 32768
     assert _post(vllm, "/detokenize", {"tokens": got["tokens"]}).json() == {"prompt": "שלום 🚂"}
+    assert _post(vllm, "/tokenize", {"messages": [1.5]}).status_code == 400
     counted = _post(vllm, "/tokenize", {"messages": _CHAT["messages"]}).json()["count"]
     assert counted == _chat(vllm).json()["usage"]["prompt_tokens"]
 
