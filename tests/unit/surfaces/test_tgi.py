@@ -109,7 +109,9 @@ TYPES = {
     "rate_limited": "overloaded",
     "no_replica": "overloaded",
     "engine_overloaded": "overloaded",
+    "over_share": "overloaded",
     "model_not_found": None,
+    "replica_not_found": None,
     "route_not_found": None,
 }
 
