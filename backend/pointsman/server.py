@@ -119,6 +119,7 @@ class Server(uvicorn.Server):
             server.close()
         for one in sockets:
             one.close()
+        await asyncio.sleep(_TICK_S)  # who was just let in is a connection of ours only a turn later
 
     def _over(self) -> bool:
         """Whether nothing is left to be answered; closes the connections on which nothing is."""
