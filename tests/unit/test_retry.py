@@ -230,7 +230,7 @@ def test_the_first_second_may_spend_what_ten_have() -> None:
 def test_no_ten_seconds_grant_more_than_they_may(
     gaps: list[float], wants: list[int], start: float, share: float, floor: float
 ) -> None:
-    """Whatever comes and fails whenever: with each grant, the last 9.9 s are within the share and the floor."""
+    """Whatever comes and fails: with each grant, the last 9.9 s are within the share and the floor."""
     budget = Budget(RetryConfig(budget_share=share, budget_floor_per_s=floor))
     requests: list[float] = []
     granted: list[float] = []
