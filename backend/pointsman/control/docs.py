@@ -22,7 +22,7 @@ from pointsman.surfaces.base import ErrorShape
 
 _TEXT = {"type": "string"}
 _KINDS = (
-    errors.MALFORMED_JSON,  # first: where a bad value has the same status, that is the example
+    *(errors.BAD_REQUEST, errors.MALFORMED_JSON),  # first: of equal statuses, the last is the example
     *(errors.INVALID_PARAMETER, errors.ADDRESS_FORBIDDEN, errors.MODEL_NOT_FOUND, errors.BODY_TOO_LARGE),
     *(errors.UNSUPPORTED_MEDIA_TYPE, errors.RATE_LIMITED, errors.ENGINE_FAILED, errors.NO_REPLICA),
     errors.FIRST_EVENT_TIMEOUT,
