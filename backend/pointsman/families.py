@@ -130,6 +130,12 @@ FALLBACKS = Family(
     ("model", "fallback"),
     "Exchanges that went on to a fallback of the model that was asked for; the last one counts.",
 )
+REPLAYS = Family(
+    "pointsman_replays_total",
+    _C,
+    ("model", "result"),
+    "Exchanges that asked for an answer given before: hit, shared with an equal one, miss, or bypass.",
+)
 ENTRIES = Family(
     "pointsman_table_entries", _G, ("table",), "Entries of the tables that callers fill; each has a bound."
 )

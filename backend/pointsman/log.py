@@ -47,6 +47,7 @@ class _Line(msgspec.Struct, gc=False):
     end: str
     error_code: str
     stream: bool
+    cache: str  # as in `X-Pointsman-Cache`; empty: not asked
     ttft_ms: float | None  # to the first event with content; None: it never came
     queued_ms: float | None  # in the queue for a slot; None: it had one at once
     duration_ms: float
@@ -160,6 +161,7 @@ class AccessLog:
             exchange.end.label,
             exchange.error_code,
             exchange.stream,
+            exchange.cache,
             _ms(first - started) if first else None,
             _ms(exchange.queued_s) if exchange.queued_s else None,
             spent_ms,

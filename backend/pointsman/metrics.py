@@ -40,6 +40,7 @@ from pointsman.families import (
     PER_TOKEN,
     QUEUE_WAIT,
     QUEUED,
+    REPLAYS,
     REPLICA_UP,
     REQUESTS,
     SLOTS,
@@ -113,7 +114,7 @@ class Metrics:
             for family in (
                 EJECTIONS,
                 *(REQUESTS, ENDS, ATTEMPTS, TOKENS, ANSWER_BYTES, HTTP_REQUESTS, GENERATED),
-                *(LIMITED, FALLBACKS),
+                *(LIMITED, FALLBACKS, REPLAYS),
             )
         }
         self.histograms: dict[Family, _Histograms] = {
@@ -155,6 +156,8 @@ class Metrics:
             self._answer_bytes[model,] += exchange.answer_bytes
         if exchange.wanted_id:
             self.counts[FALLBACKS][self._model(exchange.wanted_id), model] += 1
+        if exchange.cache:
+            self.counts[REPLAYS][model, exchange.cache.partition(";")[0]] += 1
         for tried in exchange.attempts:
             own = model if tried.model_id in ("", exchange.model_id) else self._model(tried.model_id)
             self._attempts[own, self._replica(tried.replica_id), tried.end.label] += 1

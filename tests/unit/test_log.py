@@ -117,6 +117,7 @@ def test_the_fields_of_a_line(pipe: Pipe) -> None:
         "end": "ok",
         "error_code": "",
         "stream": True,
+        "cache": "",
         "ttft_ms": 250.0,
         "queued_ms": None,
         "duration_ms": 1234.56,
@@ -139,6 +140,12 @@ def test_a_wait_for_a_slot_is_told(pipe: Pipe) -> None:
     """In milliseconds, within the whole time."""
     (line,) = written(pipe, streamed(queued_s=0.25))
     assert json.loads(line)["queued_ms"] == 250.0
+
+
+def test_what_the_cache_did_is_told(pipe: Pipe) -> None:
+    """In the words of the answer's header."""
+    (line,) = written(pipe, streamed(cache="bypass;unavailable"))
+    assert json.loads(line)["cache"] == "bypass;unavailable"
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,16 @@ def test_what_never_happened_is_not_measured() -> None:
     assert not any(key[0].startswith(("pointsman_ttft", "pointsman_attempts")) for key in refused)
 
 
+def test_what_the_cache_did_is_counted_without_why() -> None:
+    """Of those that asked alone; a reason is no label."""
+    page = counted(
+        streamed(), streamed(cache="hit"), streamed(cache="bypass;sampled"), streamed(cache="bypass;off")
+    )
+    assert value(page, "pointsman_replays_total", model="gemma", result="hit") == 1
+    assert value(page, "pointsman_replays_total", model="gemma", result="bypass") == 2
+    assert sum(key[0] == "pointsman_replays_total" for key in page) == 2
+
+
 def test_a_fallback_is_counted_for_the_model_that_was_asked_for() -> None:
     """The exchange is the one's that answered; an attempt is that of its replica's model."""
     tried = [
