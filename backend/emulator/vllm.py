@@ -74,9 +74,8 @@ class Vllm:
     body_limit = 64 << 20  # vLLM has none; this one keeps the emulator small
     routes: ClassVar[dict[str, frozenset[str]]] = {
         "/v1/chat/completions": _POST, "/v1/completions": _POST, "/v1/embeddings": _POST, "/tokenize": _POST,
-        "/detokenize": _POST, "/health": _GET, "/ping": _GET | _POST, "/version": _GET, "/load": _GET,
-        "/v1/models": _GET, "/metrics": _GET,
-        "/v1/chat/completions/render": _POST, "/v1/completions/render": _POST,
+        "/detokenize": _POST, "/v1/chat/completions/render": _POST, "/v1/completions/render": _POST, "/load": _GET,
+        "/ping": _GET | _POST, **dict.fromkeys(("/health", "/version", "/v1/models", "/metrics"), _GET),
     }  # fmt: skip
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
