@@ -73,9 +73,9 @@ class Vllm:
     )
     body_limit = 64 << 20  # vLLM has none; this one keeps the emulator small
     routes: ClassVar[dict[str, frozenset[str]]] = {
-        "/v1/chat/completions": _POST, "/v1/completions": _POST, "/v1/embeddings": _POST, "/tokenize": _POST,
-        "/detokenize": _POST, "/v1/chat/completions/render": _POST, "/v1/completions/render": _POST, "/load": _GET,
-        "/ping": _GET | _POST, **dict.fromkeys(("/health", "/version", "/v1/models", "/metrics"), _GET),
+        **dict.fromkeys((*_TOKENIZED, "/detokenize"), _POST), "/ping": _GET | _POST,
+        "/v1/chat/completions/render": _POST, "/v1/completions/render": _POST,
+        **dict.fromkeys(("/health", "/version", "/load", "/v1/models", "/metrics"), _GET),
     }  # fmt: skip
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
