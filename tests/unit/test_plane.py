@@ -5,6 +5,7 @@ The attempt loop is played: it does what its act says. Registry, guard, routes a
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
@@ -12,6 +13,8 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clockwork import Clockwork
 from pointsman import answer as answer_module
@@ -649,6 +652,13 @@ def test_an_unfit_request_id_is_replaced(sent: bytes | None) -> None:
     new = {request_id(sent) for _ in range(100)}
     assert len(new) == 100
     assert all(request_id(one.encode()) == one for one in new)
+
+
+@given(sent=st.binary(max_size=140) | st.from_regex(rb"\A[a-z0-9-]{1,8}[\x00\r\n:]{0,3}[a-z: -]{0,8}\Z"))
+def test_nothing_of_a_client_reaches_an_engines_head_but_two_forms(sent: bytes) -> None:
+    """Its id and its trace are all we pass on, and neither can end a line, begin another or be long."""
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id(sent))
+    assert re.fullmatch(r"|[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", plane._trace(sent))
 
 
 # --- which model

@@ -1,5 +1,7 @@
 """The dialect of Hugging Face text-generation-inference. Source: `contracts/tgi.md`."""
 
+import re
+
 import msgspec
 
 from pointsman import attempt
@@ -26,11 +28,12 @@ _NATIVE = {
 }
 # Counted for each step; the first before it, the second after (tgi.md section 10).
 _WORK = (b"tgi_batch_inference_count", b"tgi_batch_inference_success")
-# Headers of TGI's own that reach its clients (tgi.md 3.3).
+# Headers of TGI's own that reach its clients (tgi.md 3.3), and what they look like.
 _COUNTS = (
     *(b"x-compute-type", b"x-compute-time", b"x-compute-characters", b"x-total-time", b"x-validation-time"),
     *(b"x-queue-time", b"x-inference-time", b"x-time-per-token", b"x-prompt-tokens", b"x-generated-tokens"),
 )
+_VALUE = re.compile(rb"[ -~]{1,128}")
 _NOT_IN_CHAT = ("top_k", "min_p", "repetition_penalty")  # what TGI's chat route does not know
 
 
@@ -192,7 +195,8 @@ class TgiReader:
     @property
     def headers(self) -> bytes:
         told = self._told
-        return b"".join([b"%s: %s\r\n" % (name, told[name]) for name in _COUNTS if name in told])
+        passed = [name for name in _COUNTS if _VALUE.fullmatch(told.get(name, b""))]
+        return b"".join([b"%s: %s\r\n" % (name, told[name]) for name in passed])
 
     def heed(self, headers: dict[bytes, bytes]) -> None:
         self._told = headers

@@ -1,10 +1,13 @@
 """The dialect of TGI: translated so that it refuses nothing it could do, and mended for OpenAI's clients."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pointsman import attempt, sse
 from pointsman.apis.base import Reply
@@ -304,6 +307,26 @@ def test_tokens_are_counted_in_streams_and_headers() -> None:
     assert (made.tokens.prompt, made.tokens.completion) == (12, 3)
     made.heed({b"x-prompt-tokens": b"-1", b"x-generated-tokens": b"9" * 5000})
     assert (made.tokens.prompt, made.tokens.completion) == (0, 0)
+
+
+NAMES = [b"x-compute-type", b"x-total-time", b"server", b"set-cookie", b"x-request-id", b"location", b"via"]
+
+
+@given(
+    headers=st.dictionaries(st.sampled_from(NAMES) | st.binary(), st.binary() | st.just(b"1-a10g")),
+    api=st.sampled_from([Api.TGI, Api.OPENAI]),
+)
+def test_of_the_engines_headers_its_own_figures_pass(headers: dict[bytes, bytes], api: Api) -> None:
+    """On TGI's own routes; by name, and no value can add a line."""
+    made = reader(api)
+    made.heed(headers)
+    *lines, rest = made.headers.split(b"\r\n")
+    assert rest == b""
+    figures = rb"compute-(type|time|characters)|(total|validation|queue|inference)-time|time-per-token"
+    figures += rb"|(prompt|generated)-tokens"
+    assert all(re.fullmatch(rb"x-(" + figures + rb"): [ -~]{1,128}", line) for line in lines)
+    told = api is Api.TGI and headers.get(b"x-compute-type") == b"1-a10g"
+    assert (b"x-compute-type: 1-a10g" in lines) >= told
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from pointsman import errors
@@ -163,6 +165,12 @@ def test_a_session_is_told_in_a_safe_form(session: str) -> None:
     assert re.fullmatch(rb"x-session-id: [A-Za-z0-9_-]{1,128}\r\n", lines)
     assert lines == decode(session_id=session).lines
     assert safe(session) != safe(session + "x")
+
+
+@given(session=st.text())
+def test_no_session_can_add_a_line_to_the_head(session: str) -> None:
+    """Whatever it is called."""
+    assert re.fullmatch("[A-Za-z0-9_-]{1,128}", safe(session))
 
 
 def test_a_fit_session_stays_as_it_is() -> None:
