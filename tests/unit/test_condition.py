@@ -33,7 +33,7 @@ def test_an_ejection_is_told_with_its_cause(cause: Cause) -> None:
     known = {Cause.WEDGED: Standing.WEDGED, Cause.DRAINING: Standing.DRAINING}
     assert shown == Condition(known.get(cause, Standing.EJECTED), WHY[cause], 200.0)
     down = replace(WELL, state=State.DOWN)
-    assert condition(made(down, cause)).standing is Standing.DOWN
+    assert condition(made(down, cause)) == Condition(Standing.DOWN, WELL.reason, 100.0)
 
 
 def test_an_operators_word_comes_first() -> None:

@@ -93,6 +93,8 @@ def test_an_engine_loads_no_longer_than_we_are_eager() -> None:
     assert after("o" * 600).state is State.DOWN
     assert after("o" * 600 + "+").state is State.DOWN
     assert after("o", replace(CONFIG, eager_s=0.0)).state is State.DOWN
+    rarely = replace(CONFIG, eager_s=10.0, interval_changing_s=2.0)
+    assert [after("o" * checks, rarely).state for checks in (4, 5)] == [State.LOADING, State.DOWN]
 
 
 def test_since_is_the_moment_of_the_last_change() -> None:

@@ -17,6 +17,8 @@ HE, EN = Language.HEBREW, Language.ENGLISH
         ("Please tell me what שלום means", EN),
         ("Привет", EN),
         ("x" * 5000 + "שלום", EN),
+        ("שלום" + "x" * 12, HE),
+        ("שלום" + "x" * 13, EN),
     ],
 )
 def test_language_by_letters(text: str, language: Language) -> None:

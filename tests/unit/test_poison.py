@@ -39,6 +39,14 @@ def test_after_two_no_third_is_asked(poison: Poison) -> None:
     assert poison.ruling(OTHER, 2.0) == FREE
 
 
+def test_clocks_need_not_begin_at_zero(poison: Poison) -> None:
+    """What happens at one time is near, whatever the number of its seconds."""
+    for name in ("a", "b"):
+        poison.failed(PROMPT, name, 1e6)
+        poison.died(name, 1e6 + DEAD_WITHIN_S)
+    assert poison.ruling(PROMPT, 1e6 + DEAD_WITHIN_S) == REFUSED
+
+
 def test_what_two_died_of_goes_to_nobody(poison: Poison) -> None:
     """Not to those two either, though they may have been started again."""
     poison.failed(PROMPT, "a", 0.0)

@@ -128,6 +128,20 @@ def test_retry_after_is_honoured_by_the_only_replica(
     assert step(attempt.REFUSED, others=others, retry_after_s=asked) == expected
 
 
+def test_the_only_replica_is_not_asked_before_the_backoff_is_over() -> None:
+    """However little it asks for itself."""
+    again = step(
+        attempt.REFUSED,
+        attempts=5,
+        others=0,
+        retry_after_s=0.0,
+        jitter=0.9,
+        config=RetryConfig(max_attempts=9),
+    )
+    assert isinstance(again, Again)
+    assert again.after_s == pytest.approx(0.225)
+
+
 def test_a_fault_does_not_return_to_its_replica() -> None:
     """Retry-After counts for overload alone."""
     assert step(attempt.ENGINE_ERROR, others=0, retry_after_s=1.0) == STOP
@@ -280,6 +294,14 @@ def test_a_clock_that_lags_costs_nothing() -> None:
     assert not budget.spend(7.0)
 
 
+def test_a_busy_moment_costs_no_memory() -> None:
+    """Requests of one tenth of a second share a slot."""
+    budget = Budget(CONFIG)
+    for _ in range(1000):
+        budget.note_request(7.0)
+    assert len(budget._slots) == 1
+
+
 def test_a_silent_hour_costs_no_memory() -> None:
     """The window is a hundred slots, however long the budget lives."""
     budget = Budget(CONFIG)
@@ -295,6 +317,7 @@ def test_a_silent_hour_costs_no_memory() -> None:
         ("0", 0.0),
         ("2", 2.0),
         ("0120", 120.0),
+        ("00120", None),
         ("3600", 3600.0),
         ("3601", None),
         ("99999", None),

@@ -48,6 +48,17 @@ def test_a_part_that_is_missing_or_odd_is_named(name: bytes, value: bytes | None
         read(told)
 
 
+def test_other_programs_can_make_it() -> None:
+    """The six lines as the README has them; this one is by `openssl dgst -mac HMAC`."""
+    made = sign(SECRET, *ASKED, SIGNED).hex()
+    assert made == "15d78693601770c203afa72158436d5678e75227fd3782fe326c1cfcd18a8652"
+
+
+def test_a_path_that_is_no_utf8_can_be_signed() -> None:
+    """Servers hand its odd bytes on as surrogates; they are signed as the bytes that they were."""
+    assert sign(SECRET, "GET", "/\udcff", "", SIGNED) != sign(SECRET, "GET", "/\udcfe", "", SIGNED)
+
+
 def test_a_signature_is_for_one_request() -> None:
     """Another method, path, query, time, nonce, body or key has another."""
     assert valid(SECRET, *ASKED, good(), 1_800_000_000)

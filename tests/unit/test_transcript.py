@@ -84,6 +84,17 @@ def test_the_wish_of_a_chat_ends_where_another_would_speak() -> None:
     assert as_text(Wish(messages=(Message("user", "Hi"),))).stop == STOPS
 
 
+@pytest.mark.parametrize(
+    ("own", "of_texts", "meant"), [(1.5, 1.2, 1.5), (None, 1.2, 1.2), (None, None, None)]
+)
+def test_a_text_has_its_own_penalty_unless_one_was_asked_for(
+    own: float | None, of_texts: float | None, meant: float | None
+) -> None:
+    """Against a base model that says the same again and again."""
+    asked = Wish(messages=(Message("user", "Hi"),), repetition_penalty=own, text_penalty=of_texts)
+    assert as_text(asked).repetition_penalty == meant
+
+
 def talk(*said: str) -> tuple[Message, ...]:
     """Messages written `u:text`, `a:text` and `s:text`."""
     roles = {"u": "user", "a": "assistant", "s": "system"}
@@ -96,6 +107,7 @@ def talk(*said: str) -> tuple[Message, ...]:
         (("u:a",), ("u:a",)),
         (("s:x", "u:a", "a:b", "u:c"), ("s:x", "u:a", "a:b", "u:c")),
         (("u: a ", "u:b\n"), ("u: a \n\nb\n",)),
+        (("s:x", "s:y"), ("s:x", "u:y")),
         (("u:a", "a:b", "a:c", "u:d"), ("u:a", "a:b\n\nc", "u:d")),
         (("a:hello", "u:a"), ("u:", "a:hello", "u:a")),
         (("s:x", "a:hello", "u:a"), ("s:x", "u:", "a:hello", "u:a")),
