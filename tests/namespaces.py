@@ -1,8 +1,8 @@
 """Hosts of the tests' own, each in a network namespace behind a cable; what they send can be made to vanish.
 
-The calling thread is in a namespace of its own while the `with` block lasts, and so is what it starts: there the
-addresses 10.77.N.1 are its own, and 10.77.N.2 is host N. The kernel takes all of it away once nobody is inside
-any more. Nothing is changed outside.
+The calling thread is in a namespace of its own while the `with` block lasts, and so is what it starts: there
+the addresses 10.77.N.1 are its own, and 10.77.N.2 is host N. The kernel takes all of it away once nobody is
+inside any more. Nothing is changed outside.
 """
 
 import ctypes

@@ -78,7 +78,7 @@ FLOORS = {
         3,
     ),
     **dict.fromkeys(("audit", "availability", "keyring", "metrics", "recent", "registry", "sessions"), 2),
-    **dict.fromkeys(("channel", "crew", "diagnosis", "following", "guarded"), 3),
+    **dict.fromkeys(("channel", "crew", "diagnosis", "following", "guarded", "resolver"), 3),
     **dict.fromkeys(("mark",), 2),
     **dict.fromkeys(("census", "events", "membership"), 2),
     **dict.fromkeys(("egress", "joined_page"), 1),

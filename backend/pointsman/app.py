@@ -217,6 +217,7 @@ class Router(FastAPI):
             on_change=self._note_health,
             outliers=parts.outliers,
             progress=settings.progress,
+            resolver=parts.pools.resolver,
         )
         try:
             async with prober, self._kept():

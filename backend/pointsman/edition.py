@@ -87,7 +87,7 @@ class Edition:
             root_path=settings.root_path,
             **({} if settings.docs else _NO_DOCS),
         )
-        self._loads = LoadReader(settings.upstream.tls)
+        self._loads = LoadReader(settings.upstream.tls, resolver=parts.pools.resolver)
         self._add_control_routes(parts, process)
         docs.install(self.api, self.routes)
         faults.install(self.api)

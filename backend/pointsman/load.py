@@ -16,6 +16,7 @@ from pointsman.engines import DIALECTS
 from pointsman.gauges import Load
 from pointsman.guarded import Guarded, restricted
 from pointsman.replica import Replica
+from pointsman.resolver import Resolver
 
 TIMEOUT_S = 1.0
 _FRESH_S = 0.5
@@ -28,6 +29,7 @@ class LoadReader:
 
     Args:
         tls: how to verify what is reached by https; called before the first page is asked for.
+        resolver: whom to ask for names; None: one of its own.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class LoadReader:
         tls: Callable[[], ssl.SSLContext | None],
         clock: Callable[[], float] = monotonic,
         timeout_s: float = TIMEOUT_S,
+        resolver: Resolver | None = None,
     ) -> None:
+        self._resolver = resolver or Resolver()
         self._tls = tls
         self._clock = clock
         self._timeout_s = timeout_s
@@ -96,7 +100,8 @@ class LoadReader:
     def _client(self) -> httpx.AsyncClient:
         if self._verify is None:
             self._verify = self._tls() or ssl.create_default_context()
-        return httpx.AsyncClient(transport=Guarded(self._verify), trust_env=False, timeout=self._timeout_s)
+        guarded = Guarded(self._verify, self._resolver)
+        return httpx.AsyncClient(transport=guarded, trust_env=False, timeout=self._timeout_s)
 
 
 async def _fetch(

@@ -37,6 +37,7 @@ from pointsman.outliers import Outliers
 from pointsman.progress import Progress, ProgressConfig
 from pointsman.pulse import Answer, Pulse
 from pointsman.replica import Engine, Facts, Health, Replica, State
+from pointsman.resolver import Resolver
 from pointsman.stall import StallWatch
 
 _log = logging.getLogger("pointsman.probe")
@@ -63,6 +64,7 @@ class Prober:
         on_change: called after each change of state, and only then.
         outliers: is told of checks, and says when one is wanted at once.
         progress: how to look for engines that hang.
+        resolver: whom to ask for names; None: one of its own.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Prober:
         on_change: OnChange | None = None,
         outliers: Outliers | None = None,
         progress: ProgressConfig | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._replicas = list(replicas)
         self._config = config
@@ -88,7 +91,7 @@ class Prober:
         self._pulse = Pulse(progress or ProgressConfig(), dialects, self._outliers, self._ask_for, self._rng)
         # A fresh connection for each call: vLLM closes idle ones after 5 s, which is just our interval.
         self._client = httpx.AsyncClient(
-            transport=Guarded(tls or ssl.create_default_context()),
+            transport=Guarded(tls or ssl.create_default_context(), resolver or Resolver()),
             trust_env=False,
             follow_redirects=False,
             headers={"user-agent": "pointsman", "accept-encoding": "identity"},

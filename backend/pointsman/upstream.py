@@ -15,9 +15,8 @@ from pointsman.connection import Connection
 from pointsman.egress import refusal
 from pointsman.engines import DIALECTS
 from pointsman.replica import Replica
+from pointsman.resolver import Resolver, Unresolved
 
-_NAMES = 1024  # resolved; beyond, the one that was resolved longest ago goes
-DNS_KEPT_S = 300.0  # how long the last good answer serves while resolving fails
 # A host that is gone says nothing. Its kernel is asked after 10 s without a byte, which one that works long
 # answers; 20 s after the last word the connection ends, and the call may go elsewhere. Where the system can.
 _SILENCE = [
@@ -55,44 +54,6 @@ class UpstreamConfig:
             # A password is given, though none is right: without one OpenSSL asks for it on the terminal.
             context.load_cert_chain(self.client_cert, self.client_key, password="")
         return context
-
-
-class Resolver:
-    """Names to addresses, asked anew for each connection; the last good answer helps out for 5 minutes."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[float, list[tuple[int, str]]]] = {}  # the latest last
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    async def resolve(self, host: str, port: int, patience_s: float) -> list[tuple[int, str]]:
-        """Return (family, address) pairs in the resolver's order.
-
-        Args:
-            patience_s: how long a new answer is waited for where there is a last good one.
-
-        Raises:
-            ConnectFailed: the name does not resolve and never did lately.
-        """
-        loop = asyncio.get_running_loop()
-        since, kept = self._known.get((host, port), (0.0, None))
-        if kept is not None and loop.time() - since >= DNS_KEPT_S:
-            kept = None
-        try:
-            # A name server that is gone is silent: the lookup fails only after most budgets have passed.
-            async with asyncio.timeout(None if kept is None else patience_s):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):  # UnicodeError: no name at all, such as one with an empty label
-            if kept is not None:
-                return kept
-            raise ConnectFailed("the name does not resolve") from None
-        addresses = [(int(entry[0]), str(entry[4][0])) for entry in found]
-        self._known.pop((host, port), None)
-        self._known[(host, port)] = (loop.time(), addresses)
-        if len(self._known) > _NAMES:  # engines come and go while we run
-            del self._known[next(iter(self._known))]
-        return addresses
 
 
 class Pool:
@@ -189,7 +150,10 @@ class Pool:
     async def _try_all(self, deadline: float) -> Connection:
         loop = asyncio.get_running_loop()
         patience_s = (deadline - loop.time()) / 2
-        addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port, patience_s)
+        try:
+            addresses = await self._resolver.resolve(self._endpoint.host, self._endpoint.port, patience_s)
+        except Unresolved:
+            raise ConnectFailed("the name does not resolve") from None
         reason = "no address"
         if self._networks is not None:  # asked each time, since a name may lead elsewhere by now
             addresses = [one for one in addresses if refusal(one[1], self._networks) is None]
@@ -246,14 +210,14 @@ class Pools:
 
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config
-        self._resolver = Resolver()
+        self.resolver = Resolver()
         self._tls: ssl.SSLContext | None = None
         self._pools: dict[Replica, Pool] = {}
 
     @property
     def names(self) -> int:
         """Names whose addresses are kept."""
-        return len(self._resolver)
+        return len(self.resolver)
 
     def of(self, replica: Replica) -> Pool:
         """The pool of a replica."""
@@ -262,7 +226,7 @@ class Pools:
             if replica.endpoint.scheme == "https" and self._tls is None:
                 self._tls = self._config.tls()
             expiry_s = self._config.idle_expiry_s or DIALECTS[replica.engine].idle_expiry_s
-            pool = self._pools[replica] = Pool(replica, expiry_s, self._tls, self._resolver)
+            pool = self._pools[replica] = Pool(replica, expiry_s, self._tls, self.resolver)
         return pool
 
     def drop(self, replica: Replica) -> None:

@@ -1,19 +1,23 @@
-"""Engines and a Redis whose packets vanish: nothing is refused, nothing is answered, nobody is told.
+"""Engines, a Redis and a name server whose packets vanish: nothing is refused, and nothing is answered.
 
 The hosts are network namespaces of the test's own (`tests/namespaces.py`).
 """
 
 import os
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from namespaces import Host, hosts
-from nginx import short_folder
-from processes import Emulator, Router, wait_for
+from nginx import short_folder, tool
+from processes import Emulator, Process, Router, wait_for
 from redis_server import RedisServer
 from wire import VLLM, Client, Incoming, outcome
 
@@ -185,3 +189,71 @@ def test_a_redis_whose_packets_vanish_costs_one_request_its_timeout() -> None:
                 assert [ask(router)[0] for _ in range(5)] == ["ok"] * 5
         finally:
             redis.kill()
+
+
+class NameServer(Thread):
+    """Port 53 of 127.0.0.1 in the test's namespace: `engine.test` is 127.0.0.1, other names get no answer."""
+
+    def __init__(self) -> None:
+        super().__init__(name="name server", daemon=True)
+        self.silent = False
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 53))
+
+    def __enter__(self) -> "NameServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # not connected: it wakes the thread all the same
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.join(10)
+        self._socket.close()
+
+    def run(self) -> None:
+        # RFC 1035, section 4: twelve bytes of head, the question, and an answer that points to its name.
+        while (received := self._socket.recvfrom(512))[0]:
+            asked, peer = received
+            if self.silent or not asked[12:].startswith(b"\x06engine\x04test\x00"):
+                continue
+            question = asked[12:29]
+            wants_ipv4 = question[13:15] == b"\x00\x01"
+            found = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x00\x00\x04\x7f\x00\x00\x01" if wants_ipv4 else b""
+            counts = bytes((0, 1, 0, wants_ipv4, 0, 0, 0, 0))
+            self._socket.sendto(asked[:2] + b"\x85\x80" + counts + question + found, peer)
+
+
+class NamedRouter(Router):
+    """A router with an `/etc/resolv.conf` of its own."""
+
+    def __init__(self, conf: Path, **settings: str) -> None:
+        mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        words = ("--mount", "sh", "-c", mount, str(conf), sys.executable, "-m", "pointsman", "serve")
+        program = tool("unshare")
+        begin = f"import os; os.execv({program!r}, {(program, *words)!r})"
+        env = {"HOST": "127.0.0.1", "PORT": "0", "GRACE_S": "0", **settings}
+        Process.__init__(self, "-c", begin, env=env)
+
+
+def test_a_name_server_that_falls_silent_holds_up_nobody() -> None:
+    """The last good answer serves, for calls and checks alike, and names without one hold up no other."""
+    with hosts(0), short_folder() as folder, NameServer() as names, Emulator("vllm") as engine:
+        conf = folder / "resolv.conf"
+        conf.write_text("nameserver 127.0.0.1\n", encoding="ascii")  # 5 s, twice: the system's defaults
+        told = [f"http://{name}.test:{engine.port}" for name in ("engine", "a", "b", "c", "d", "e")]
+        settings = {"VLLM_GEMMA3_ENDPOINT": ",".join(told), "UPSTREAM__IDLE_EXPIRY_S": "0.1", **_CHECKS_OFTEN}
+        with NamedRouter(conf, **settings) as router:
+            wait_for(lambda: states(router) == ["up", *["down"] * 5], "only the one that has an address")
+            assert [ask(router)[0] for _ in range(3)] == ["ok"] * 3
+            names.silent = True
+            end = time.monotonic() + 5  # some ten checks
+            slow = 0
+            while time.monotonic() < end:
+                outcome_, took_s = ask(router)
+                assert outcome_ == "ok"
+                slow += took_s > 0.9
+                time.sleep(0.15)  # the connection is not kept that long
+            assert slow <= 1, "the one that found out"
+            assert states(router)[0] == "up"
+            names.silent = False
+            assert ask(router)[0] == "ok"

@@ -21,7 +21,8 @@ import pytest
 
 from certificates import Authority, Identity, openssl
 from pointsman.replica import Endpoint, Engine, Replica
-from pointsman.upstream import Pool, Resolver, UpstreamConfig
+from pointsman.resolver import Resolver
+from pointsman.upstream import Pool, UpstreamConfig
 from processes import BACKEND, Emulator, Router, wait_for
 from wire import LIMIT_S, VLLM, Client, call, check_silent, outcome
 

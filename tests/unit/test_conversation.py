@@ -25,9 +25,10 @@ from pointsman.lengths import Lengths
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Replica
+from pointsman.resolver import Resolver
 from pointsman.retry import Again, RetryConfig
 from pointsman.run import Run
-from pointsman.upstream import ConnectFailed, Pool, Resolver
+from pointsman.upstream import ConnectFailed, Pool
 from pointsman.watch import TICK_S, Clock, Watch
 
 pytestmark = pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
@@ -13,7 +14,8 @@ from pointsman.guarded import Guarded, NotAllowed, restricted
 from pointsman.health import HealthConfig
 from pointsman.probe import Prober
 from pointsman.replica import Endpoint, Engine, Networks, Replica, State
-from pointsman.upstream import ConnectFailed, Pool, Resolver
+from pointsman.resolver import Resolver
+from pointsman.upstream import ConnectFailed, Pool
 
 pytestmark = pytest.mark.anyio
 
@@ -28,20 +30,10 @@ class Names:
         self.answers = list(answers)
         self.asked = 0
 
-    async def __call__(self, host: str, port: int) -> list[str]:
+    async def __call__(self, host: str, port: int) -> list[tuple[int, str]]:
         self.asked += 1
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-
-
-class OwnResolver(Resolver):
-    """The data path's, with these answers."""
-
-    def __init__(self, names: Names) -> None:
-        super().__init__()
-        self._names = names
-
-    async def resolve(self, host: str, port: int, patience_s: float) -> list[tuple[int, str]]:
-        return [(2, address) for address in await self._names(host, port)]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return [(socket.AF_INET, address) for address in answer]
 
 
 @contextlib.asynccontextmanager
@@ -78,7 +70,7 @@ async def test_a_name_that_leads_elsewhere_by_now_is_not_followed() -> None:
     """It was good when the replica was added; each connection asks anew."""
     names = Names(["127.0.0.1"], ["169.254.169.254"], ["127.0.0.1", "8.8.8.8"])
     async with listening() as (port, _):
-        pool = Pool(replica(port, LOOPBACK), 5.0, None, OwnResolver(names))
+        pool = Pool(replica(port, LOOPBACK), 5.0, None, Resolver(names))
         first = await pool.connect(30.0)
         pool.release(first)
         with pytest.raises(ConnectFailed, match="no address where an added replica may be"):
@@ -93,7 +85,7 @@ async def test_a_name_that_leads_elsewhere_by_now_is_not_followed() -> None:
 async def test_a_replica_of_the_settings_may_be_anywhere() -> None:
     """The operator wrote it there."""
     async with listening() as (port, _):
-        pool = Pool(replica(port, None), 5.0, None, OwnResolver(Names(["127.0.0.1"])))
+        pool = Pool(replica(port, None), 5.0, None, Resolver(Names(["127.0.0.1"])))
         (await pool.connect(30.0)).close()
         pool.close()
 
@@ -101,7 +93,7 @@ async def test_a_replica_of_the_settings_may_be_anywhere() -> None:
 async def test_the_control_planes_way_is_judged_too() -> None:
     """It goes to the very address that was judged, with the name in Host; else it is an error."""
     names = Names(["8.8.8.8", "127.0.0.1"], ["169.254.169.254"], [])
-    transport = Guarded(ssl.create_default_context(), names)
+    transport = Guarded(ssl.create_default_context(), Resolver(names))
     async with listening() as (port, heads), httpx.AsyncClient(transport=transport) as client:
         url, extensions = f"http://engine.test:{port}/health", restricted(replica(port, LOOPBACK))
         answer = await client.get(url, extensions=extensions, timeout=30)
@@ -115,7 +107,7 @@ async def test_the_control_planes_way_is_judged_too() -> None:
 
 async def test_the_next_allowed_address_is_tried() -> None:
     """As httpx would have done with the name."""
-    transport = Guarded(ssl.create_default_context(), Names(["127.0.0.9", "127.0.0.1"]))
+    transport = Guarded(ssl.create_default_context(), Resolver(Names(["127.0.0.9", "127.0.0.1"])))
     async with listening() as (port, heads), httpx.AsyncClient(transport=transport) as client:
         extensions = restricted(replica(port, LOOPBACK))
         answer = await client.get(f"http://engine.test:{port}/", extensions=extensions, timeout=30)
@@ -125,10 +117,11 @@ async def test_the_next_allowed_address_is_tried() -> None:
 async def test_a_name_without_an_answer_is_as_httpx_has_it() -> None:
     """An error to connect."""
 
-    async def none(host: str, port: int) -> list[str]:
+    async def none(host: str, port: int) -> list[tuple[int, str]]:
         raise OSError
 
-    async with httpx.AsyncClient(transport=Guarded(ssl.create_default_context(), none)) as client:
+    transport = Guarded(ssl.create_default_context(), Resolver(none))
+    async with httpx.AsyncClient(transport=transport) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("http://engine.test/", extensions={"networks": LOOPBACK}, timeout=30)
 

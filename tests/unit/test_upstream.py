@@ -22,7 +22,8 @@ from pointsman import upstream
 from pointsman.connection import Broken, Connection
 from pointsman.naming import read_key
 from pointsman.replica import Endpoint, Engine, Replica
-from pointsman.upstream import ConnectFailed, Pool, Pools, Resolver, UpstreamConfig
+from pointsman.resolver import Resolver, Unresolved
+from pointsman.upstream import ConnectFailed, Pool, Pools, UpstreamConfig
 from pointsman.values import SettingsError
 
 _T = TypeVar("_T")
@@ -94,6 +95,7 @@ class World:
     hosts: dict[str, Fate] = field(default_factory=dict)
     found: Callable[[], Coroutine[Any, Any, list[str]]] | None = None  # by a lookup
     tried: list[tuple[str, float]] = field(default_factory=list)  # address, seconds since the start
+    lookups: int = 0
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.loop.run_until_complete(work)
@@ -113,9 +115,10 @@ class World:
         connection.connection_made(wire)
         return wire, connection
 
-    async def getaddrinfo(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    async def look_up(self, host: str, port: int) -> list[tuple[int, str]]:
         assert self.found is not None
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in await self.found()]
+        self.lookups += 1
+        return [(socket.AF_INET, one) for one in await self.found()]
 
 
 @pytest.fixture
@@ -123,7 +126,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     loop = Clockwork()
     made = World(loop, {"10.0.0.1": 0.0})
     monkeypatch.setattr(loop, "create_connection", made.create_connection)
-    monkeypatch.setattr(loop, "getaddrinfo", made.getaddrinfo)
     monkeypatch.setattr(upstream, "monotonic", loop.time)
     yield made
     loop.close()
@@ -602,7 +604,7 @@ def test_a_name_is_looked_up_for_each_connection(world: World) -> None:
     """So an engine that moved is found at once."""
 
     async def play() -> None:
-        names = Resolver()
+        names = Resolver(world.look_up)
         for addresses in (["10.0.0.1"], ["10.0.0.2", "10.0.0.3"]):
             world.found = lambda addresses=addresses: _finds(*addresses)
             assert [one for _, one in await names.resolve("engine", 80, 1.0)] == addresses
@@ -614,7 +616,7 @@ def test_names_are_kept_up_to_a_bound(world: World) -> None:
     """Ten thousand names leave the latest thousand; one that is asked for again is among them."""
 
     async def play() -> None:
-        names = Resolver()
+        names = Resolver(world.look_up)
         world.found = lambda: _finds("10.0.0.1")
         for number in range(10_000):
             await names.resolve(f"engine-{number}", 80, 1.0)
@@ -622,7 +624,7 @@ def test_names_are_kept_up_to_a_bound(world: World) -> None:
         assert len(names) == 1024
         world.found = _fails
         assert await names.resolve("engine", 80, 1.0)
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(Unresolved):
             await names.resolve("engine-0", 80, 1.0)
 
     world.run(play())
@@ -632,7 +634,7 @@ def test_the_last_good_answer_helps_out_for_five_minutes(world: World) -> None:
     """While a lookup fails; the time runs from that answer, and each port has its own."""
 
     async def play() -> None:
-        names = Resolver()
+        names = Resolver(world.look_up)
         world.found = lambda: _finds("10.0.0.1")
         await names.resolve("engine", 80, 1.0)
         await asyncio.sleep(100)
@@ -642,10 +644,10 @@ def test_the_last_good_answer_helps_out_for_five_minutes(world: World) -> None:
         for rest_s in (0.0, 299.9):
             await asyncio.sleep(rest_s)
             assert await names.resolve("engine", 80, 1.0) == [(socket.AF_INET, "10.0.0.2")]
-        with pytest.raises(ConnectFailed, match="does not resolve"):
+        with pytest.raises(Unresolved):
             await names.resolve("engine", 81, 1.0)
         await asyncio.sleep(0.2)
-        with pytest.raises(ConnectFailed, match="does not resolve"):
+        with pytest.raises(Unresolved):
             await names.resolve("engine", 80, 1.0)
 
     world.run(play())
@@ -656,7 +658,7 @@ def test_a_name_that_never_resolved_fails(world: World) -> None:
     world.found = _fails
 
     async def play() -> None:
-        pool = Pool(replica_at("http://engine.test"), 3.0, None, Resolver())
+        pool = Pool(replica_at("http://engine.test"), 3.0, None, Resolver(world.look_up))
         with pytest.raises(ConnectFailed, match="the name does not resolve"):
             await pool.connect(_BUDGET_S)
         assert (pool.active, world.now()) == (0, 0)
@@ -665,20 +667,60 @@ def test_a_name_that_never_resolved_fails(world: World) -> None:
 
 
 def test_the_last_good_answer_helps_where_a_lookup_hangs(world: World) -> None:
-    """A name server that is gone does not refuse, it is silent; half of the budget is left to connect."""
+    """A name server that is gone does not refuse, it is silent; one connection waits for it, no other."""
 
     async def play() -> None:
-        pool = Pool(replica_at("http://engine.test"), 3.0, None, Resolver())
+        pool = Pool(replica_at("http://engine.test"), 3.0, None, Resolver(world.look_up))
+        world.found = lambda: _finds("10.0.0.1")
+        (await pool.connect(2.0)).close()
         world.found = _hangs
+        for end in (1.0, 1.0, 1.0):
+            (await pool.connect(2.0)).close()
+            assert world.now() == end
+        assert world.lookups == 2
+        await asyncio.sleep(300)
         with pytest.raises(ConnectFailed, match="connect timed out"):
             await pool.connect(2.0)
-        assert world.now() == 2.0
-        world.found = lambda: _finds("10.0.0.1")
-        pool.release(await pool.connect(2.0))
-        world.found = _hangs
-        pool.release(await pool.connect(2.0))
-        assert world.now() == 3.0
-        assert pool.active == 0
+        assert world.now() == 303.0
+
+    world.run(play())
+
+
+def test_a_name_server_that_is_back_is_found_beside_the_calls(world: World) -> None:
+    """Who comes while the name is in doubt is not kept waiting, and the next has the new answer."""
+
+    async def play() -> None:
+        names = Resolver(world.look_up)
+        for world.found in (lambda: _finds("10.0.0.1"), _fails):
+            assert await names.resolve("engine", 80, 1.0) == [(socket.AF_INET, "10.0.0.1")]
+        world.found = lambda: _finds("10.0.0.2")
+        assert await names.resolve("engine", 80, 1.0) == [(socket.AF_INET, "10.0.0.1")]
+        await asyncio.sleep(0.1)
+        assert await names.resolve("engine", 80, 1.0) == [(socket.AF_INET, "10.0.0.2")]
+        assert world.now() == 0.1
+
+    world.run(play())
+
+
+def test_those_who_want_a_name_at_once_share_the_lookup(world: World) -> None:
+    """It goes on where one of them leaves; other names are asked for beside it."""
+
+    async def late() -> list[str]:
+        await asyncio.sleep(1.0)
+        return ["10.0.0.1"]
+
+    async def play() -> None:
+        names = Resolver(world.look_up)
+        world.found = late
+        waiting = [asyncio.create_task(names.resolve("engine", 80, 1.0)) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        waiting[0].cancel()
+        world.found = lambda: _finds("10.0.0.2")
+        assert await names.resolve("other", 80, 1.0) == [(socket.AF_INET, "10.0.0.2")]
+        assert world.now() == 0.5
+        told = await asyncio.gather(*waiting[1:])
+        assert told == [[(socket.AF_INET, "10.0.0.1")]] * 99
+        assert (world.lookups, world.now()) == (2, 1.0)
 
     world.run(play())
 
@@ -872,11 +914,10 @@ def test_idle_time_is_what_fits_the_engine(
     world: World, engine: Engine, configured: float | None, kept_s: float
 ) -> None:
     """Below the engine's own limit, so that we close first; a setting goes before."""
-    world.found = lambda: _finds("10.0.0.1")
 
     async def play() -> None:
         pools = Pools(UpstreamConfig(idle_expiry_s=configured))
-        pool = pools.of(replica_at("http://engine.test", engine))
+        pool = pools.of(replica_at("http://10.0.0.1", engine))
         connection = await used(pool)
         pool.release(connection)
         await asyncio.sleep(kept_s - 0.01)
@@ -890,12 +931,11 @@ def test_idle_time_is_what_fits_the_engine(
 
 def test_closing_closes_all_pools(world: World) -> None:
     """Whatever is idle, of any replica."""
-    world.found = lambda: _finds("10.0.0.1")
 
     async def play() -> None:
         pools = Pools(UpstreamConfig())
         connections = []
-        for url in ("http://a.test", "http://b.test"):
+        for url in ("http://10.0.0.1", "http://10.0.0.1:81"):
             pool = pools.of(replica_at(url))
             connections.append(await used(pool))
             pool.release(connections[-1])

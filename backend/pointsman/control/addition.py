@@ -8,11 +8,11 @@ from pointsman.call import Fields
 from pointsman.control.catalog import find_model
 from pointsman.egress import read_endpoint, refusal
 from pointsman.errors import REPLICA_EXISTS, RouterError
-from pointsman.guarded import Lookup, look_up
 from pointsman.membership import entry_seat
 from pointsman.orders import Addition, Seat
 from pointsman.registry import Model, Registry
 from pointsman.replica import Endpoint, Engine, Networks
+from pointsman.resolver import LookUp, look_up
 from pointsman.surfaces.base import invalid, model_name, number, text
 
 POOL_MAX = 256  # replicas of one model
@@ -22,7 +22,7 @@ _LOOKUP_S = 5.0
 
 
 async def read_addition(
-    fields: Fields, registry: Registry, networks: Networks, lookup: Lookup = look_up
+    fields: Fields, registry: Registry, networks: Networks, lookup: LookUp = look_up
 ) -> Addition:
     """Read and check it.
 
@@ -73,7 +73,7 @@ def _visible(fields: Fields, name: str) -> str | None:
     return told
 
 
-async def _judge(endpoint: Endpoint, networks: Networks, lookup: Lookup) -> None:
+async def _judge(endpoint: Endpoint, networks: Networks, lookup: LookUp) -> None:
     """Each address that the name has now must be allowed; a later one is judged when it is used."""
     try:
         ip_address(endpoint.host)
@@ -81,7 +81,7 @@ async def _judge(endpoint: Endpoint, networks: Networks, lookup: Lookup) -> None
     except ValueError:
         try:
             async with asyncio.timeout(_LOOKUP_S):
-                found = await lookup(endpoint.host, endpoint.port)
+                found = [address for _, address in await lookup(endpoint.host, endpoint.port)]
         except (OSError, UnicodeError):  # TimeoutError is an OSError
             raise invalid("url", "have a host that resolves") from None
     why = next((why for one in found if (why := refusal(one, networks)) is not None), None)
