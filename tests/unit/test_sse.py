@@ -105,6 +105,26 @@ def test_one_byte_at_a_time() -> None:
     assert [b for b in blocks if b != b"\n"] == [b"data: a\n\n", b": c\n\n", b"data: b\r\n\r", b"data: c\r\r"]
 
 
+def test_a_line_end_of_long_ago_ends_no_event() -> None:
+    """The LF that may follow a CR is the next byte or none; later it is the end of a line alone."""
+    splitter = Splitter()
+    assert splitter.feed(b"data: a\r\r") == b"data: a\r\r"
+    assert splitter.feed(b"data: b") == b""
+    assert splitter.feed(b"\n") == b""
+    assert splitter.feed(b"\n") == b"data: b\n\n"
+
+
+@pytest.mark.parametrize("end", [end.encode() for end in LINE_ENDS])
+def test_blank_lines_in_excess_are_no_events(end: bytes) -> None:
+    """Before, between and behind events; each of those has its own blank line."""
+    one, two = b"data: 1" + end * 2, b"data: 2" + end * 2
+    block = end * 2 + one + end * 2 + two + end * 2
+    assert [event.strip(b"\r\n") for event in sse.events(block)] == [b"data: 1", b"data: 2"]
+    assert sse.events(one + two) == [one, two]
+    assert sse.first_end(one + two) == len(one)
+    assert sse.first_end(b"data: 1" + end) == len(b"data: 1" + end)
+
+
 def test_whole_chunks_pass_without_a_copy() -> None:
     """A chunk of whole events comes out as the very object that went in."""
     chunk = b"data: a\n\ndata: b\n\n"
