@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -51,7 +52,7 @@ class RawEngine:
         with sock:
             sock.settimeout(20)
             data = b""
-            while b"\r\n\r\n" not in data:
+            while not _is_whole(data):  # closed with bytes unread, it would drop what it has not sent yet
                 block = sock.recv(65536)
                 if not block:
                     return
@@ -74,6 +75,12 @@ class RawEngine:
                 self.sent += len(block)
         except OSError:
             self.broken = True
+
+
+def _is_whole(request: bytes) -> bool:
+    head, found, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return bool(found) and len(body) >= (int(length[1]) if length else 0)
 
 
 def _whole(body: bytes) -> bytes:
