@@ -1,6 +1,7 @@
 """What ejects a replica, for how long, and how it comes back; clock and dice are passed in."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,7 @@ def noted(*found: Evidence, every_s: float = 0.1, config: BreakerConfig = CONFIG
         ([BAD, REFUSAL, BAD, BAD, Evidence.NOTHING, BAD, BAD], Cause.FAILURES),
         ([*[GOOD] * 7, BAD, BAD], None),
         ([*[GOOD] * 7, BAD, BAD, GOOD, BAD], Cause.RATE),
+        ([*[GOOD] * 7, BAD, BAD, BAD], Cause.RATE),
         ([*[GOOD] * 8, BAD, BAD], None),
     ],
 )
@@ -157,6 +159,50 @@ def test_a_pool_is_never_emptied(causes: list[Cause | None], states: list[State]
             assert sum(one.conduct.cause is not None for one in pool) + 1 <= len(pool) / 2
 
 
+@pytest.mark.parametrize("state", [State.DOWN, State.UP])
+def test_who_is_left_must_be_up_and_in_rotation(state: State) -> None:
+    """A half of four may be ejected, unless what is left is down, or those that are up are ejected."""
+    others = [made(1, cause=Cause.FAILURES), made(2, state=State.DOWN), made(3, state=state)]
+    replica = made(0)
+    assert breaker.may_eject(replica, [replica, *others]) is (state is State.UP)
+
+
+def test_who_must_stay_gets_a_tenth() -> None:
+    """What ought to be ejected and cannot be spared is avoided as far as others are there."""
+    conduct = Conduct()
+    breaker.keep(conduct, 1000.0)
+    assert breaker.share(conduct, 1000.0) == pytest.approx(0.1)
+    assert not conduct.calm
+
+
+def test_what_is_still_stuck_is_out_for_longer() -> None:
+    """By the length of a first ejection from now on; never for less than it was."""
+    conduct = Conduct()
+    breaker.eject(conduct, Cause.WEDGED, 1000.0, 0.0, CONFIG, 0.0)
+    breaker.hold(conduct, 1004.0, CONFIG)
+    assert conduct.until == 1009.0
+    breaker.hold(conduct, 1001.0, CONFIG)
+    assert conduct.until == 1009.0
+
+
+def test_an_engine_that_is_new_has_done_nothing() -> None:
+    """Neither penalty nor calls nor failures of the one before are held against it."""
+    conduct = Conduct()
+    for n in range(4):
+        breaker.note(conduct, BAD, 1000.0 + n, CONFIG)
+    breaker.forget(conduct)
+    assert breaker.share(conduct, 1004.0) == 1.0
+    assert [breaker.note(conduct, BAD, 1005.0, CONFIG) for _ in range(5)] == [None] * 4 + [Cause.FAILURES]
+
+
+def test_a_busy_second_costs_no_memory() -> None:
+    """Its calls share a slot."""
+    conduct = Conduct()
+    for _ in range(1000):
+        breaker.note(conduct, GOOD, 1000.5, CONFIG)
+    assert [list(slot) for slot in conduct.lately] == [[1000, 1000, 0]]
+
+
 @pytest.mark.parametrize(("size", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (200, 100)])
 def test_half_of_a_pool_may_be_ejected(size: int, most: int) -> None:
     """One of two, one of three, two of four, and never the only one."""
@@ -252,3 +298,12 @@ def test_a_bad_knob_is_named(knob: str, value: float) -> None:
     """A value that cannot work is refused with a sentence that names the knob."""
     with pytest.raises(ValueError, match=knob):
         replace(CONFIG, **{knob: value})  # type: ignore[arg-type]  # the values are wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [("failures", 1), ("window_s", 0.5), ("base_s", 0.5), ("success_share", 0.0), ("success_share", 1.0)],
+)
+def test_the_least_and_most_of_a_knob_can_be_used(knob: str, value: Any) -> None:
+    """Short times for tests, and shares that mean never or always."""
+    assert getattr(replace(CONFIG, **{knob: value}), knob) == value
