@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import settings
 
-# A busy machine is no failure, and a test that passed once passes again. To look further than the same
-# examples: pytest --hypothesis-profile=searching.
+# A busy machine is no failure, and the same run sees the same examples. To look further than these:
+# pytest --hypothesis-profile=searching.
 settings.register_profile("unhurried", deadline=None, derandomize=True)
 settings.register_profile("searching", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("unhurried")

@@ -69,6 +69,7 @@ def test_neither_secret_nor_digest_shows() -> None:
         ({b"authorization": b"Bearer a", b"x-api-key": b"b"}, "a"),
         ({b"x-api-key": b""}, ""),
         ({b"x-api-key": b"\xff"}, "\udcff"),
+        ({b"authorization": b"Bearer \xff"}, "\udcff"),
     ],
 )
 def test_where_a_request_brings_its_key(headers: dict[bytes, bytes], secret: str | None) -> None:
@@ -82,7 +83,8 @@ def test_keys_from_documents_are_refused() -> None:
         with pytest.raises(ValueError, match="everybody knows"):
             own_key(secret)
     with pytest.raises(ValueError, match="too short"):
-        own_key("short")
+        own_key("x" * 15)
+    assert own_key("x" * 16).note == "from the settings"
     assert KeyTable([own_key(SECRET)]).find(SECRET, 0) is not None
 
 
