@@ -32,6 +32,7 @@ NEVER = [
     ("0.0.0.0", "this host by another name"),
     ("0.1.2.3", "this network"),
     ("::", "this host by another name"),
+    ("::2", "this network, by an old form of IPv6"),
     ("::ffff:0.0.0.0", "the same, mapped"),
     ("224.0.0.1", "multicast"),
     ("239.255.255.250", "SSDP"),
