@@ -66,6 +66,7 @@ def test_all_inputs_are_looked_at(surface: Surface, operation: Operation, name: 
     kept = screened(call, PiiMode.REDACT)
     assert texts(kept) == [redact(text) for text in texts(call)]
     assert CLEAN in texts(kept)
+    assert [turn.role for turn in wish_of(kept).messages] == [turn.role for turn in wish_of(call).messages]
     for mode in (PiiMode.REJECT, PiiMode.REDACT):
         clean = screened(ask(surface, operation, name, "Hi"), mode)
         assert clean.wish is not None
@@ -99,6 +100,8 @@ def test_what_cannot_be_rewritten_is_refused(
     with pytest.raises(RouterError) as caught:
         screened(call, mode)
     assert caught.value.kind is kind
+    assert kind is PII_FOUND or "while the PII filter is on" in caught.value.message
+    assert caught.value.param == ("n" if "n" in body else None)
 
 
 class Pieces:
