@@ -122,7 +122,7 @@ def _due(candidates: list[Replica], now: float) -> list[Replica]:
 def none_left(model: Model, call: Call) -> RouterError:
     """Why no replica may take a call."""
     pool = model.pool
-    if not any(DIALECTS[replica.engine].speaks(call) for replica in pool):
+    if pool and not any(DIALECTS[replica.engine].speaks(call) for replica in pool):
         return RouterError(UNSUPPORTED, f"Model {model.id!r} runs on an engine that does not speak this API.")
     if any(replica.usable and replica.full for replica in pool):
         return RouterError(ENGINE_OVERLOADED, retry_after_s=1)

@@ -17,7 +17,7 @@ def read(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
     Raises:
         RouterError: BAD_REQUEST; the header is no such number, or there twice.
     """
-    told = [value for name, value in headers if name == HEADER]
+    told = [value.strip(b" \t") for name, value in headers if name == HEADER]  # RFC 9110 5.5
     if not told:
         return None
     seconds = float(told[0]) if len(told) == 1 and _SECONDS.fullmatch(told[0]) else 0.0

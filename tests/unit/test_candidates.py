@@ -8,7 +8,7 @@ import pytest
 from pointsman import breaker, candidates
 from pointsman.breaker import BreakerConfig, Evidence
 from pointsman.call import Api, Call, Operation
-from pointsman.candidates import eligible, pick, reachable
+from pointsman.candidates import eligible, none_left, pick, reachable
 from pointsman.conduct import Cause
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.policy import POLICIES
@@ -195,3 +195,9 @@ def test_weights_hold_beside_a_slow_start(policy: str, clock: Clock) -> None:
     other = Traffic(alone, clock).run(3.0, per_s=400.0)
     assert got[2] / got[1] == pytest.approx(other[1] / other[0], rel=0.15)
     assert got[0] <= 0.2 * sum(got) / 5
+
+
+def test_a_model_that_lost_its_last_replica_is_told_to_be_down() -> None:
+    """An operator removed it: the client asked for nothing wrong, and may come again."""
+    error = none_left(model(0), CALL)
+    assert (error.status, error.kind.code, error.kind.retryable) == (503, "no_replica", True)
