@@ -167,6 +167,14 @@ def test_who_is_left_must_be_up_and_in_rotation(state: State) -> None:
     assert breaker.may_eject(replica, [replica, *others]) is (state is State.UP)
 
 
+@pytest.mark.parametrize(("slow_start_s", "calm"), [(0.0, True), (0.5, False)])
+def test_any_slow_start_is_watched(slow_start_s: float, calm: bool) -> None:
+    """Only without one there is nothing to look at when a replica comes back."""
+    conduct = Conduct()
+    breaker.come_back(conduct, 1000.0, 0.0, replace(CONFIG, slow_start_s=slow_start_s))
+    assert conduct.calm is calm
+
+
 def test_who_must_stay_gets_a_tenth() -> None:
     """What ought to be ejected and cannot be spared is avoided as far as others are there."""
     conduct = Conduct()
@@ -179,6 +187,7 @@ def test_what_is_still_stuck_is_out_for_longer() -> None:
     """By the length of a first ejection from now on; never for less than it was."""
     conduct = Conduct()
     breaker.eject(conduct, Cause.WEDGED, 1000.0, 0.0, CONFIG, 0.0)
+    assert not conduct.calm
     breaker.hold(conduct, 1004.0, CONFIG)
     assert conduct.until == 1009.0
     breaker.hold(conduct, 1001.0, CONFIG)

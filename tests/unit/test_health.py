@@ -87,6 +87,11 @@ def test_thresholds_are_knobs() -> None:
     assert after("x++++", slow).state is State.UP
 
 
+def test_checks_need_no_jitter() -> None:
+    """Without one they come when they are due."""
+    assert next_delay_s(Health(State.UP), 0.0, replace(CONFIG, jitter=0.0), 0.9) == CONFIG.interval_s
+
+
 def test_an_engine_loads_no_longer_than_we_are_eager() -> None:
     """Nobody tells a model that loads from an engine that is not there: after ten minutes it is down."""
     assert after("o" * 599).state is State.LOADING
