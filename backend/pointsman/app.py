@@ -22,7 +22,16 @@ from pointsman.channel import Channel
 from pointsman.control import plg
 from pointsman.edition import Edition
 from pointsman.events import Kind
-from pointsman.families import BUFFERED, CONNECTIONS, RELOAD_OK, RELOADED_AT, TURNED_AWAY, Family
+from pointsman.families import (
+    BUFFERED,
+    CONNECTIONS,
+    LIMITS_LOCAL,
+    LOCALLY_LIMITED,
+    RELOAD_OK,
+    RELOADED_AT,
+    TURNED_AWAY,
+    Family,
+)
 from pointsman.joined_page import join
 from pointsman.keyring import Keyring
 from pointsman.log import Sink, configure
@@ -130,6 +139,8 @@ class Router(FastAPI):
             BUFFERED: parts.buffer.held,
             CONNECTIONS: len(self.clients),
             TURNED_AWAY: self.turned_away(),
+            LIMITS_LOCAL: int(parts.limits_local[0]),
+            LOCALLY_LIMITED: parts.limits_local[1],
         }
         if reloader is not None:
             figures |= {RELOAD_OK: int(reloader.good), RELOADED_AT: reloader.at}

@@ -142,6 +142,15 @@ ENTRIES = Family(
 LOG_DROPPED = Family(
     "pointsman_log_dropped_total", _C, (), "Log lines lost because the sink did not take them in time."
 )
+LIMITS_LOCAL = Family(
+    "pointsman_limits_local",
+    _G,
+    (),
+    "1 while the shared store is away and this worker keeps its own share of the limits.",
+)
+LOCALLY_LIMITED = Family(
+    "pointsman_locally_limited_total", _C, (), "Requests that were limited by that share, or let in by it."
+)
 RELOAD_OK = Family(
     "pointsman_config_reload_ok", _G, (), "1 unless the settings were read again and could not be used."
 )

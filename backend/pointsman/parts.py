@@ -139,6 +139,12 @@ class Parts:
         self.events.note(Kind.EJECTION, f"replica {replica.id} {what}")
 
     @property
+    def limits_local(self) -> tuple[bool, int]:
+        """Whether the shared store of the limits is away now, and how many requests did without it."""
+        counter = self.counter
+        return (counter.local, counter.local_answers) if isinstance(counter, Local) else (False, 0)
+
+    @property
     def tables(self) -> dict[str, int]:
         """Entries of the tables that callers fill, by name."""
         own = {"usage": len(self.usage), "events": len(self.events), "poison": len(self.forwarder.poison)}

@@ -184,9 +184,12 @@ def test_a_redis_whose_packets_vanish_costs_one_request_its_timeout() -> None:
                 assert told[0][1] < before + 2, "50 ms, on a machine that is not busy"
                 assert sorted(took_s for _, took_s in told[1:])[24] < before + 0.04
                 router.read_until("store: Redis did not answer within 50 ms")
+                assert router.metric("pointsman_limits_local") == 1
+                assert router.metric("pointsman_locally_limited_total") >= 50
                 host.come_back()
                 router.read_until("store: Redis answers again")
                 assert [ask(router)[0] for _ in range(5)] == ["ok"] * 5
+                assert router.metric("pointsman_limits_local") == 0
         finally:
             redis.kill()
 

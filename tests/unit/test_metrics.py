@@ -9,7 +9,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pointsman import attempt
 from pointsman.exchange import AttemptRecord, Exchange
-from pointsman.families import BUFFERED, CONNECTIONS, FAMILIES, RELOAD_OK, RELOADED_AT, TURNED_AWAY, Kind
+from pointsman.families import (
+    BUFFERED,
+    CONNECTIONS,
+    FAMILIES,
+    LIMITS_LOCAL,
+    LOCALLY_LIMITED,
+    RELOAD_OK,
+    RELOADED_AT,
+    TURNED_AWAY,
+    Kind,
+)
 from pointsman.metrics import Metrics
 from pointsman.replica import Endpoint, Engine, Health, Replica, Standing, State
 
@@ -278,7 +288,8 @@ def test_every_family_is_on_the_page_and_no_other() -> None:
     """`FAMILIES` and the page hold the same names, kinds and help texts."""
     metrics = Metrics(pools(), (CHAT,))
     metrics.observe(streamed())
-    figures = dict.fromkeys((BUFFERED, CONNECTIONS, TURNED_AWAY, RELOAD_OK, RELOADED_AT), 1.0)
+    front = (BUFFERED, CONNECTIONS, TURNED_AWAY, LIMITS_LOCAL, LOCALLY_LIMITED)
+    figures = dict.fromkeys((*front, RELOAD_OK, RELOADED_AT), 1.0)
     page = metrics.render(log_dropped=3, figures=figures).decode()
     others = ("process_", "python_")
     shown = {f.name: f for f in text_string_to_metric_families(page) if not f.name.startswith(others)}
