@@ -90,6 +90,10 @@ def _default(registry: Registry, surface: Surface, call: Call) -> Model:
     if model is not None:
         return model
     name = registry.wanted(surface.name)
+    if name is None and not all(found.pool for found in registry.models.values()):
+        raise RouterError(
+            NO_REPLICA, "No replica is left that speaks this API.", retry_after_s=_PROBE_INTERVAL_S
+        )
     if name is None:
         raise RouterError(MODEL_NOT_FOUND, "No model is configured whose engine speaks this API.")
     raise RouterError(

@@ -1,9 +1,10 @@
-"""Who may stand in for a model; which model a call is for is tested with the plane."""
+"""Who may stand in for a model. Which model a call is for is tested with the plane, but for what is gone."""
 
 import pytest
 
-from pointsman.addressee import chain_of
+from pointsman.addressee import chain_of, model_of
 from pointsman.call import Api, Call, Operation
+from pointsman.errors import RouterError
 from pointsman.keys import Key
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.registry import Registry
@@ -78,3 +79,18 @@ def test_only_texts_may_be_another_models(operation: Operation) -> None:
     found = chain("b", Call(api, operation, "b"))
     generates = (Operation.CHAT, Operation.COMPLETION, Operation.GENERATE, Operation.COMPAT)
     assert found == (["a"] if operation in generates else [])
+
+
+@pytest.mark.parametrize(
+    ("pools", "status"), [([], 404), ([Engine.TGI], 404), ([None], 503), ([Engine.TGI, None], 503)]
+)
+def test_a_call_without_a_name_where_replicas_were_taken_out(pools: list[Engine | None], status: int) -> None:
+    """It may be served again when one is back; where no engine would ever suit, it is told so."""
+    models = [
+        ModelConfig(f"m{number}", () if engine is None else (ReplicaConfig(HERE, engine),), "m")
+        for number, engine in enumerate(pools)
+    ]
+    call = Call(Api.OPENAI, Operation.EMBEDDING, None)  # TGI has none
+    with pytest.raises(RouterError) as caught:
+        model_of(Registry(models, RetryConfig()), None, OPENAI, call)
+    assert caught.value.status == status
