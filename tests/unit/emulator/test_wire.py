@@ -54,7 +54,7 @@ def _send(base: str, body: object, path: str = _PATH) -> socket.socket:
 def _healthy(base: str) -> bool:
     try:
         return _HTTP.get(base + "/health").status_code == 200
-    except httpx.ConnectError:
+    except httpx.TransportError:  # refused, or closed in the middle of the question
         return False
 
 
