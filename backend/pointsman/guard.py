@@ -158,7 +158,7 @@ class Guard:
             if not keys:
                 raise RouterError(KEY_MISSING, _NO_KEYS)
             raise RouterError(KEY_MISSING) if secret is None else self._wrong(caller.address)
-        caller = replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes)
+        caller = Caller(caller.address, caller.is_ops or Scope.OPS in key.scopes, key)
         return _checked(caller, key, scope, guard_class)
 
     def verify(

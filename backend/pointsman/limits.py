@@ -119,7 +119,8 @@ class Limiter:
         self._note = note
         self._free = config == LimitsConfig(exempt=config.exempt, shadow=config.shadow, burst=config.burst)
         self._rules: OrderedDict[tuple[str | bytes, str], tuple[Key | None, Rules]] = OrderedDict()
-        self._ids = (f"{secrets.token_hex(8)}{number:x}" for number in count())
+        own = secrets.token_hex(8)  # once: to ask for more is a system call
+        self._ids = (f"{own}{number:x}" for number in count())
 
     def __len__(self) -> int:
         return len(self._rules)

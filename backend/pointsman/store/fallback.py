@@ -40,7 +40,7 @@ class Share:
 
     def give_back(self, granted: Granted, takes: tuple[Take, ...] = (), holds: tuple[Hold, ...] = ()) -> None:
         """As the store does; the takes name the whole rates."""
-        self._memory.give_back(granted, self._parts(takes), holds)
+        self._memory.give_back(granted, self._parts(takes) if self.workers > 1 else takes, holds)
 
     def sizes(self) -> dict[str, int]:
         """Entries of its tables."""
