@@ -17,6 +17,7 @@ from pointsman.pace import Pace, Phase
 from pointsman.refusal import MALFORMED, Refused, refusal
 from pointsman.sockets import readable
 
+_UNSENT_BYTES = 16 * 1024  # for a client that does not read, above which its engine is held up
 _LINGER_S = 2.0  # for a client that is still sending to read the answer
 _FRESH_S = 2.0  # for who has just connected to ask, when the server ends
 _FRONT = FrontConfig()  # where another runner has a configuration without ours
@@ -36,6 +37,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         self.access_log = False  # one line per request is enough, and it is ours
         self._fresh_until = self.loop.time() + _FRESH_S
         self.pace = Pace(self.loop, getattr(self.config, "front", _FRONT), self)

@@ -12,8 +12,9 @@ from typing import cast
 import httptools
 import msgspec
 
-HIGH_WATER_BYTES = 32 * 1024  # unread answer bytes above which reading pauses
-KERNEL_BYTES = 48 * 1024  # of an answer; Linux takes twice that
+HIGH_WATER_BYTES = 16 * 1024  # unread answer bytes above which reading pauses
+_PIECES_MAX = 16  # of a body that wait to be read
+KERNEL_BYTES = 24 * 1024  # of an answer; Linux takes twice that
 HEAD_MAX_BYTES = 32 * 1024
 
 
@@ -93,6 +94,8 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(Broken("no HTTP answer", junk=True))
             return
+        if len(self._chunks) > _PIECES_MAX:  # an object for each event takes more than its bytes
+            self._chunks[:] = (b"".join(self._chunks),)
         self._unread += len(data)
         if self._head is None:  # a header line without end is seen by no callback
             self._fed_bytes += len(data)
