@@ -16,6 +16,7 @@ class Bridge:
     """A `Reader` of a source's answer that a writer says."""
 
     mends = True
+    edits = False
     marks: tuple[bytes, ...] = ()
     last_mark = b""
 

@@ -199,7 +199,8 @@ class Relay:
         self._content = self._content or found.content
         self._last = found.last
         self._exchange.events += bool(data)
-        return self._reader.mend(data) if self._reader.mends and data else event
+        reader = self._reader
+        return reader.mend(data) if data and (reader.mends or reader.edits) else event
 
     async def _write(self, block: bytes, now: float, *, last: bool = False) -> None:
         self._watch.set(now + self._timeouts.send_s, attempt.client_too_slow)

@@ -56,6 +56,7 @@ class Reader(Protocol):
     """Reads the answer to one call and gives it in the words of the call's API."""
 
     mends: bool  # whether events must be rewritten one by one
+    edits: bool  # whether those are that hold one of the marks
     # One is in each event that is more than content; such events are looked at. None: no event passes unread.
     marks: tuple[bytes, ...]
     last_mark: (
@@ -80,7 +81,7 @@ class Reader(Protocol):
         """
 
     def mend(self, data: bytes) -> bytes:
-        """Write anew the event that `look` has just judged good, as whole events; called only if `mends`."""
+        """Write anew the event that `look` has just judged good, as whole events; if `mends` or `edits`."""
 
     def whole(self, body: bytes) -> bytes:
         """Check a whole answer and return it in the words of the call's API.

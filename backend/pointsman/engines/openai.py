@@ -94,6 +94,7 @@ class OpenAIReader:
 
     headers = b""
     mends = False
+    edits = False
     marks: tuple[bytes, ...] = (b"[DONE]", b'"error"', b'"abort"', b'"usage":{')
     last_mark = b""
 
@@ -163,7 +164,7 @@ class OpenAIReader:
 class HidingReader(OpenAIReader):
     """Keeps the counts to itself: a client that did not ask for them knows no event without choices."""
 
-    mends = True
+    edits = True  # the event to hide holds a mark
 
     def mend(self, data: bytes) -> bytes:
         return b"" if data != b"[DONE]" and tells_usage_alone(data) else frame(data)

@@ -184,6 +184,7 @@ class TgiReader:
     """
 
     mends = False
+    edits = False
     last_mark = b'"generated_text":"'
     marks: tuple[bytes, ...] = (last_mark, b'"error"')
 

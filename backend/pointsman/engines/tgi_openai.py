@@ -16,6 +16,7 @@ class MendingReader(OpenAIReader):
     """Mends what OpenAI's clients trip over: ids, names, roles, finish reasons, stop sequences in texts."""
 
     mends = True
+    edits = False
 
     def __init__(self, call: Call, reply: Reply) -> None:
         super().__init__(call)

@@ -114,6 +114,7 @@ class TokensReader:
 
     headers = b""
     mends = True
+    edits = False
     marks: tuple[bytes, ...] = ()
     last_mark = b""
 
