@@ -102,7 +102,8 @@ class Connection(asyncio.Protocol):
             if self._fed_bytes > 2 * HEAD_MAX_BYTES:
                 self._fail(Broken("headers too large", junk=True))
                 return
-        if self._unread > HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+        full = self._unread > HIGH_WATER_BYTES and self._head is not None  # a head is read to its end
+        if full and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
