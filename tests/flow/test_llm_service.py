@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from processes import Emulator, Router
+from processes import Emulator, Router, wait_for
 
 KEY = "a-key-of-my-own-for-tests"
 RED, BLUE = "a-key-of-the-red-tenant", "a-key-of-the-blue-tenant"
@@ -159,6 +159,7 @@ def test_a_model_that_is_gone_is_503(engines: tuple[Emulator, Emulator]) -> None
     """What was the seed's 500 is our code in its body, with Retry-After, and nothing of the inside."""
     settings = {"VLLM_GONE_ENDPOINT": "http://127.0.0.1:9", "MODEL__NAME": "gone"}
     with start(engines, **settings) as router:
+        wait_for(lambda: router.http.get("/models/gone").json()["state"] != "unknown", "it was looked for")
         answer = router.http.post("/v1/generate", json={"prompt": "Hi"})
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
