@@ -58,6 +58,30 @@ class Body:
         self._begun = False
         self.whole = False
 
+    def at_once(self, most: int) -> bytes | None:
+        """All of it, if it has come already; None: it must be waited for, with `read`.
+
+        Raises:
+            RouterError: BODY_TOO_LARGE, with the limit; BUFFER_FULL, where other requests hold too much.
+        """
+        if self._declared > most:
+            raise too_large(most)
+        buffer = self._buffer
+        if buffer.held + self._declared > buffer.most:
+            buffer.check(self._declared)
+        taken = self._take()
+        if taken is None:
+            return None
+        self._begun = self.whole = True
+        size = len(taken)
+        if size > most:
+            raise too_large(most)
+        self._held = size
+        buffer.held += size
+        if size > self._declared:  # it came in chunks
+            buffer.check()
+        return taken
+
     async def read(self, most: int) -> bytes:
         """Read it all.
 
@@ -65,15 +89,8 @@ class Body:
             RouterError: BODY_TOO_LARGE, with the limit; BUFFER_FULL, where other requests hold too much.
             ClientGone: the client left before its end.
         """
-        if self._declared > most:
-            raise too_large(most)
-        self._buffer.check(self._declared)
-        taken = self._take()
+        taken = self.at_once(most)
         if taken is not None:
-            self._begun = self.whole = True
-            if len(taken) > most:
-                raise too_large(most)
-            self._hold(len(taken))
             return taken
         message = await self._next()
         self._hold(len(message))

@@ -29,6 +29,19 @@ class Cycle(RequestResponseCycle):
     refused: ErrorKind | None = None  # what the server told the client itself, in the middle of its request
     _head = b""
 
+    def start(self, loop: asyncio.AbstractEventLoop, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
+        """Have an app answer, in a task that is one of `tasks` until it ends."""
+
+        async def run() -> None:
+            try:
+                await self.run_asgi(app)
+            finally:
+                tasks.discard(task)  # a callback of the task would cost another turn of the loop
+
+        self.loop = loop
+        task = loop.create_task(run())
+        tasks.add(task)
+
     def take(self) -> bytes | None:
         """The request's body, if all of it has come and the client waits for no 100 Continue."""
         if self.more_body or self.waiting_for_100_continue or self.disconnected:
@@ -59,7 +72,9 @@ class Cycle(RequestResponseCycle):
         """
         self.response_started = True
         self.waiting_for_100_continue = False
-        own = b"".join([name + b": " + value + b"\r\n" for name, value in self.default_headers])
+        own = b""
+        if self.default_headers:
+            own = b"".join([name + b": " + value + b"\r\n" for name, value in self.default_headers])
         if close:
             self.keep_alive = False
         if not self.keep_alive:

@@ -11,6 +11,8 @@ they agree to the last bit; change them together.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 SLACK_S = 1e-6  # an earlier attempt than allowed by less than this is on time: rounding of doubles, not greed
 
 
@@ -36,7 +38,7 @@ class Rate:
         object.__setattr__(self, "depth_s", self.burst * self.interval_s)
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """What is known of one key."""
 
     at: float  # when it was touched last, seconds of the clock that `now` is read from
@@ -47,8 +49,8 @@ def ahead_s(arrival: Arrival | None, now: float) -> float:
     """Seconds from `now` until the bucket is full again, at least 0."""
     if arrival is None:
         return 0.0
-    at, ahead = arrival
-    passed = now - at
+    ahead = arrival.ahead_s
+    passed = now - arrival.at
     if passed > 0.0:
         ahead -= passed
     return max(ahead, 0.0)
@@ -84,7 +86,8 @@ def charge(rate: Rate, ahead: float, now: float, cost: float) -> Arrival | None:
 
 def remaining(rate: Rate, ahead: float) -> int:
     """Whole units that could be taken at once, from 0 to the burst."""
-    return max(0, int((rate.depth_s - ahead + SLACK_S) / rate.interval_s))
+    left_s = rate.depth_s - ahead + SLACK_S
+    return int(left_s / rate.interval_s) if left_s > 0.0 else 0
 
 
 class Taken(NamedTuple):

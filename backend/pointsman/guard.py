@@ -5,7 +5,9 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec import structs
 
 from pointsman.access import AccessConfig, AccessRules, Decision
 from pointsman.call import Call
@@ -39,8 +41,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 _log = logging.getLogger("pointsman.guard")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who calls: the address for the log, whether it may see what operators see, and its key."""
 
     address: str
@@ -181,11 +182,11 @@ class Guard:
         good = valid(secret or bytes(32), method, path, query, signed, now)  # the same work for unknown keys
         if key is None or secret is None or not good:
             raise self._wrong(caller.address)
-        return replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes), signed
+        return structs.replace(caller, key=key, is_ops=caller.is_ops or Scope.OPS in key.scopes), signed
 
     def _wrong(self, address: str) -> RouterError:
         """A wrong key; who tries too many is told to wait. Good keys pass from the same address."""
-        granted = self._failures.settle_now(Ask((Take(digest("failures", address), _FAILURES),)))
+        granted = self._failures.at_once(Ask((Take(digest("failures", address), _FAILURES),)))
         if granted.allowed:
             return RouterError(KEY_WRONG)
         wait = max(1, math.ceil(granted.retry_after_s))

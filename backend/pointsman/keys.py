@@ -46,16 +46,14 @@ class Key:
     note: str = ""
     signs_with: bytes | None = field(default=None, repr=False)
     priority: Priority = Priority.NORMAL
+    name: str = field(init=False)  # what logs and lists call it; it tells nobody the key
+    party: str = field(init=False)  # with whom it shares turns where calls wait: its tenant's keys, if any
 
-    @property
-    def name(self) -> str:
-        """What logs and lists call it; it tells nobody the key."""
-        return self.digest.hex()[:8]
-
-    @property
-    def party(self) -> str:
-        """With whom it shares turns where calls wait: its tenant's keys, or nobody where it has none."""
-        return f"tenant {self.tenant}" if self.tenant != DEFAULT_TENANT else f"key {self.name}"
+    def __post_init__(self) -> None:
+        name = self.digest.hex()[:8]
+        alone = self.tenant == DEFAULT_TENANT
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "party", f"key {name}" if alone else f"tenant {self.tenant}")
 
     def live(self, now: float) -> bool:
         """Whether it has not expired."""
@@ -89,16 +87,21 @@ class KeyTable:
         self.keys = tuple(keys)
         self._by_digest = {key.digest: key for key in self.keys if key.signs_with is None}
         self._signing = {key.name: key for key in self.keys if key.signs_with is not None}
+        self._met: dict[str, Key] = {}  # by secrets that were right: no digest for each call
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def find(self, secret: str, now: float) -> Key | None:
-        """The live key of this secret; unknown ones take the same work."""
-        digest = digest_of(secret)
-        key = self._by_digest.get(digest)
-        same = hmac.compare_digest(digest, bytes(32) if key is None else key.digest)
-        return key if key is not None and same and key.live(now) else None
+        """The live key of this secret; wrong ones take the same work, whichever they are."""
+        key = self._met.get(secret)
+        if key is None:
+            digest = digest_of(secret)
+            key = self._by_digest.get(digest)
+            if key is None or not hmac.compare_digest(digest, key.digest):
+                return None
+            self._met[secret] = key  # at most one entry for each key
+        return key if key.live(now) else None
 
     def signing(self, name: str, now: float) -> Key | None:
         """The live signing key of this name."""

@@ -27,7 +27,6 @@ from pointsman.store.base import Ask, Granted, Hold, Once, Take, Unavailable, di
 _BYTES_PER_TOKEN = 4  # of a prompt, for the estimate; what the engine counts is what is paid in the end
 _TOKENS_UNSAID = 256  # the estimate of an answer whose length the caller leaves open
 _KEPT = 4096  # callers whose rules are kept made
-_LENGTHS = ("max_completion_tokens", "max_tokens")
 _WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -57,19 +56,12 @@ class SurfaceLimits:
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What holds for one caller."""
+    """What holds for one caller; `FREE`, and no other, where nothing is limited."""
 
     requests: Take | None = None
     tokens: Take | None = None
     at_once: int | None = None
     hold_key: str = ""
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is limited."""
-        return self is not FREE and (
-            self.requests is not None or self.tokens is not None or self.at_once is not None
-        )
 
 
 FREE = Rules()  # of whom nothing is limited
@@ -90,6 +82,9 @@ class Grant(msgspec.Struct, frozen=True):
 
 class Counter(Protocol):
     """What counts: a store, or this worker's share."""
+
+    def at_once(self, ask: Ask) -> Granted | None:
+        """Take all that is asked, or nothing; None: it has to be waited for, with `settle`."""
 
     async def settle(self, ask: Ask) -> Granted:
         """Take all that is asked, or nothing."""
@@ -151,12 +146,16 @@ class Limiter:
         Raises:
             RouterError: STORE_AWAY, where the store does not answer and nothing can stand in for it.
         """
-        reserved = None if rules.tokens is None else structs.replace(rules.tokens, cost=_estimate(call, size))
-        takes = tuple([take for take in (rules.requests, reserved) if take is not None])
+        reserved: Take | None = None
         holds: tuple[Hold, ...] = ()
+        takes: tuple[Take, ...] = () if rules.requests is None else (rules.requests,)
+        if rules.tokens is not None:
+            reserved = Take(rules.tokens.key, rules.tokens.rate, _estimate(call, size))
+            takes += (reserved,)
         if rules.at_once is not None:
             holds = (Hold(rules.hold_key, rules.at_once, next(self._ids), lasts_s + 60.0),)
-        granted = await self._settle(Ask(takes, holds, once))
+        ask = Ask(takes, holds, once)
+        granted = self._store.at_once(ask) or await self._settle(ask)
         lines = _lines(rules, granted)
         if granted.allowed:
             return Grant(granted, reserved, holds, lines)
@@ -185,7 +184,8 @@ class Limiter:
             return
         takes: tuple[Take, ...] = ()
         if grant.reserved is not None:
-            takes = (structs.replace(grant.reserved, cost=tokens - grant.reserved.cost),)
+            reserved = grant.reserved
+            takes = (Take(reserved.key, reserved.rate, tokens - reserved.cost),)
         self._store.give_back(grant.granted, takes, grant.holds)
 
     def _refusal(self, rules: Rules, granted: Granted) -> RouterError | None:
@@ -207,7 +207,7 @@ class Limiter:
         config = self._config
         who = f"address {address}" if key is None else f"key {key.digest.hex()}"
         if key is None and _within(address, config):
-            return Rules()
+            return FREE
         of_surface = self._surfaces.get(surface)
         requests = Rate(of_surface.requests_per_minute, of_surface.burst_size) if of_surface else None
         own = key.requests_per_minute if key is not None else None
@@ -219,10 +219,13 @@ class Limiter:
         own_tokens = key.tokens_per_minute if key is not None else None
         tokens = own_tokens if own_tokens is not None else config.tokens_per_minute
         at_once = key.concurrency if key is not None else None
+        at_once = config.concurrency if at_once is None else at_once
+        if requests is None and tokens is None and at_once is None:
+            return FREE
         return Rules(
             None if requests is None else Take(digest("requests", who, surface), requests),
             None if tokens is None else Take(digest("tokens", who), Rate(tokens, max(1, math.ceil(tokens)))),
-            at_once if at_once is not None else config.concurrency,
+            at_once,
             digest("at once", who),
         )
 
@@ -268,7 +271,8 @@ def _estimate(call: Call, size: int) -> float:
     if call.wish is not None:
         most = call.wish.max_new
     else:
-        raw = next((call.fields[name] for name in _LENGTHS if name in call.fields), None)
+        fields = call.fields
+        raw = fields.get("max_completion_tokens") or fields.get("max_tokens")
         text = b"" if raw is None else bytes(raw)
         most = int(text) if text.isdigit() and len(text) < 9 else None
     if call.operation is Operation.EMBEDDING:

@@ -169,7 +169,10 @@ class Plane:
         if b"traceparent" in headers:
             exchange.traceparent = _trace(headers[b"traceparent"])
         patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
-        content = await self._read(body, exchange, watch, patience_s)
+        content = body.at_once(self._config.max_body_bytes)
+        if content is None:
+            content = await self._read(body, exchange, watch, patience_s)
+        exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = read_fields(content) if match.route.method == "POST" else {}
         surface = match.route.surface_of(fields)
@@ -190,7 +193,7 @@ class Plane:
         rules = self._limiter.rules(caller.address, caller.key, surface.name)
         watcher = _listen(wire, body, watch, answer)
         try:
-            limited = (rules is not FREE and rules.any) or once is not None
+            limited = rules is not FREE or once is not None
             await (self._serve_limited(run, rules, answer, once) if limited else self._forwarder.serve(run))
         finally:
             wire.on_disconnect = None
@@ -201,9 +204,7 @@ class Plane:
         if patience_s is not None:
             watch.set(exchange.started_at + patience_s, attempt.patience_over)
         with watch:
-            content = await body.read(self._config.max_body_bytes)
-        exchange.body_bytes = len(content)
-        return content
+            return await body.read(self._config.max_body_bytes)
 
     def _identify(
         self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange

@@ -42,6 +42,7 @@ class Protocol(ClientConnection):
     _skips_body = False  # the parser takes the body for another protocol
     _begun = False  # a message has begun, and has not ended
     _hosts = _codings = 0  # headers of the current message
+    _host = b""  # of this connection's last message, which was well formed
     _trailer_bytes = 0
 
     def data_received(self, data: bytes) -> None:
@@ -140,8 +141,10 @@ class Protocol(ClientConnection):
         """Look at a header that says how the message is to be read."""
         if name == b"host":
             self._hosts += 1
-            if not HOST.fullmatch(value):
-                raise Refused(BAD_REQUEST, "bad Host")
+            if value != self._host:
+                if not HOST.fullmatch(value):
+                    raise Refused(BAD_REQUEST, "bad Host")
+                self._host = value
         elif name == b"transfer-encoding":
             self._codings += 1
             if value.lower() != b"chunked":
@@ -188,12 +191,9 @@ class Protocol(ClientConnection):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        cycle.loop = self.loop
         cycle.linger = self._linger
         scope["extensions"] = {EXTENSION: cycle}
-        task = self.loop.create_task(cycle.run_asgi(self.app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        cycle.start(self.loop, self.app, self.tasks)
 
     def _should_upgrade(self) -> bool:
         return False

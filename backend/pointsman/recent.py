@@ -30,12 +30,15 @@ class Figures:
         return self.seconds / good if good else 0.0
 
 
+def failed(exchange: Exchange) -> bool:
+    """Whether an exchange counts as an error."""
+    end = exchange.end
+    return exchange.status >= 500 or (end is not OK and end.verdict in _FAULTS)
+
+
 def count_of(exchange: Exchange) -> Figures:
     """What one exchange counts for."""
-    end = exchange.end
-    if exchange.status >= 500 or (end is not OK and end.verdict in _FAULTS):
-        return Figures(1, 1)
-    return Figures(1, 0, exchange.ended_at - exchange.started_at)
+    return Figures(1, 1) if failed(exchange) else Figures(1, 0, exchange.ended_at - exchange.started_at)
 
 
 class Recent:
@@ -46,14 +49,15 @@ class Recent:
 
     def observe(self, exchange: Exchange) -> None:
         """Take an exchange that ended; to be called once for each."""
-        count = count_of(exchange)
         minute = int(exchange.ended_at // 60)
         slot = self._ring[minute % _MINUTES]
         if slot[0] != minute:
             slot[:] = (minute, 0, 0, 0.0)
-        slot[1] += count.requests
-        slot[2] += count.errors
-        slot[3] += count.seconds
+        slot[1] += 1
+        if failed(exchange):
+            slot[2] += 1
+        else:
+            slot[3] += exchange.ended_at - exchange.started_at
 
     def figures(self, now: float, window_s: float = DAY_S) -> Figures:
         """Those of the last minutes, the one that runs among them. `now` is in monotonic seconds."""

@@ -1,5 +1,6 @@
 """The rate rule: never more than burst and rate allow, never less for long."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +81,7 @@ def test_a_cost_beyond_the_burst_waits_for_a_full_bucket_and_leaves_a_debt() -> 
     """A long prompt is not refused for ever; the next pays with its time."""
     rate = Rate(60, 10)
     arrival, wait = take(rate, None, 0.0, 30.0)
-    assert (arrival, wait) == ((0.0, 30.0), 0.0)
+    assert (arrival, wait) == (Arrival(0.0, 30.0), 0.0)
     assert remaining(rate, ahead_s(arrival, 0.0)) == 0
     assert take(rate, arrival, 0.0, 1.0).wait_s == 21.0
     assert take(rate, arrival, 20.5, 30.0).wait_s == 9.5
@@ -123,4 +124,4 @@ def test_a_rate_out_of_range_is_refused(per_minute: float, burst: int) -> None:
 
 def test_an_arrival_is_plain_data() -> None:
     """Its two numbers are all a store has to keep."""
-    assert tuple(Arrival(1.0, 2.0)) == (1.0, 2.0)
+    assert msgspec.structs.astuple(Arrival(1.0, 2.0)) == (1.0, 2.0)

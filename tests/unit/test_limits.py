@@ -8,7 +8,7 @@ from pointsman.call import Api, Call, Operation
 from pointsman.errors import RATE_LIMITED
 from pointsman.exchange import Exchange
 from pointsman.keys import Key, digest_of
-from pointsman.limits import Limiter, LimitsConfig, Rules, SurfaceLimits, counted, used
+from pointsman.limits import FREE, Limiter, LimitsConfig, SurfaceLimits, counted, used
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces.base import read_fields
 
@@ -39,8 +39,8 @@ def limiter(clock: Clock, config: LimitsConfig | None = None, **surfaces: Surfac
 async def test_without_limits_nothing_is_asked() -> None:
     """Who has none costs the store nothing."""
     made = limiter(Clock())
-    assert not made.rules(ADDRESS, None, "openai").any
-    assert not made.rules(ADDRESS, PLAIN, "openai").any
+    assert made.rules(ADDRESS, None, "openai") is FREE
+    assert made.rules(ADDRESS, PLAIN, "openai") is FREE
 
 
 async def test_a_key_has_its_own_limits_whatever_its_address() -> None:
@@ -64,17 +64,17 @@ async def test_an_exempt_address_is_not_limited_without_a_key() -> None:
     """A gateway brings all its users from one address; its key, if it sends one, still counts."""
     config = LimitsConfig(requests_per_minute=6, exempt=(IPv4Network("10.0.0.0/24"),))
     made = limiter(Clock(), config, seed=SurfaceLimits())
-    assert not made.rules(ADDRESS, None, "seed").any
-    assert made.rules(ADDRESS, KEY, "seed").any
-    assert made.rules("10.1.0.1", None, "seed").any
-    assert made.rules("unknown", None, "seed").any
+    assert made.rules(ADDRESS, None, "seed") is FREE
+    assert made.rules(ADDRESS, KEY, "seed") is not FREE
+    assert made.rules("10.1.0.1", None, "seed") is not FREE
+    assert made.rules("unknown", None, "seed") is not FREE
 
 
 async def test_a_surface_may_have_a_limit_of_its_own() -> None:
     """Seed 002's bucket: 15 at once, then one each six seconds, on its routes; a key's own limit wins."""
     clock = Clock()
     made = limiter(clock, seed=SurfaceLimits())
-    assert not made.rules(ADDRESS, None, "openai").any
+    assert made.rules(ADDRESS, None, "openai") is FREE
     rules = made.rules(ADDRESS, None, "seed")
     grants = [await made.admit(rules, call(), 40, 10.0) for _ in range(16)]
     assert [grant.refusal for grant in grants[:15]] == [None] * 15
@@ -86,7 +86,7 @@ async def test_a_surface_may_have_a_limit_of_its_own() -> None:
     own = made.rules(ADDRESS, KEY, "seed").requests
     assert own is not None
     assert own.rate.per_minute == 60
-    assert not limiter(clock, seed=SurfaceLimits(enabled=False)).rules(ADDRESS, None, "seed").any
+    assert limiter(clock, seed=SurfaceLimits(enabled=False)).rules(ADDRESS, None, "seed") is FREE
 
 
 async def test_tokens_are_reserved_and_then_paid() -> None:
@@ -163,7 +163,7 @@ async def test_a_stream_is_counted_where_tokens_are_limited(body: bytes, stream:
         assert found.body is None
     else:
         assert found is asked
-    assert counted(asked, Rules()) is asked
+    assert counted(asked, FREE) is asked
 
 
 async def test_what_a_request_has_used() -> None:

@@ -41,7 +41,7 @@ CYCLE_ATTRIBUTES = {
     "body", "message_event", "more_body", "on_response", "response_complete", "response_started", "scope",
     "transport", "waiting_for_100_continue",
 }  # fmt: skip
-CYCLE_METHODS = {"send": ["self", "message"], "receive": ["self"]}
+CYCLE_METHODS = {"send": ["self", "message"], "receive": ["self"], "run_asgi": ["self", "app"]}
 MODULE_NAMES = {"STATUS_LINE", "HttpToolsProtocol", "RequestResponseCycle"}
 
 

@@ -29,14 +29,18 @@ class Share:
         self._memory = memory
         self._rates: dict[tuple[Rate, int], Rate] = {}
 
-    async def settle(self, ask: Ask) -> Granted:
-        """As the store does, with this worker's part of each limit."""
+    def at_once(self, ask: Ask) -> Granted:
+        """As the store does, with this worker's part of each limit; there is nothing to wait for."""
         if self.workers > 1:
             holds = tuple(
                 msgspec.structs.replace(hold, limit=max(1, hold.limit // self.workers)) for hold in ask.holds
             )
             ask = Ask(self._parts(ask.takes), holds, ask.once)
-        return self._memory.settle_now(ask)
+        return self._memory.at_once(ask)
+
+    async def settle(self, ask: Ask) -> Granted:
+        """The same, for who would wait."""
+        return self.at_once(ask)
 
     def give_back(self, granted: Granted, takes: tuple[Take, ...] = (), holds: tuple[Hold, ...] = ()) -> None:
         """As the store does; the takes name the whole rates."""
@@ -76,6 +80,9 @@ class Local:
         self._share = share
         self._closed = closed
 
+    def at_once(self, ask: Ask) -> None:
+        """The shared store is always waited for."""
+
     async def settle(self, ask: Ask) -> Granted:
         """As the store does.
 
@@ -92,7 +99,7 @@ class Local:
             self._change(local=False)
             return granted
         self.local_answers += 1
-        return msgspec.structs.replace(await self._share.settle(ask), local=True)
+        return msgspec.structs.replace(self._share.at_once(ask), local=True)
 
     def give_back(self, granted: Granted, takes: tuple[Take, ...] = (), holds: tuple[Hold, ...] = ()) -> None:
         """To the one that granted it."""

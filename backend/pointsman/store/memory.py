@@ -70,10 +70,10 @@ class MemoryStore:
         self._tables: dict[str, Table] = {}
 
     async def settle(self, ask: Ask) -> Granted:
-        return self.settle_now(ask)
+        return self.at_once(ask)
 
-    def settle_now(self, ask: Ask) -> Granted:
-        """As `settle`, for who cannot wait."""
+    def at_once(self, ask: Ask) -> Granted:
+        """As `settle`: there is nothing to wait for."""
         now = self._clock()
         refused, wait = None, 0.0
         if ask.once is not None:
@@ -198,7 +198,8 @@ class MemoryStore:
         rates[key] = arrival
         if len(rates) > self._config.rates:
             self._evict(now)
-        return _level(take, arrival.ahead_s)
+        lies = arrival.ahead_s
+        return Level(remaining(take.rate, lies), lies)
 
     def _look(self, take: Take, lies: float) -> Level:
         """The level of a bucket that nothing is taken from; it counts as used."""

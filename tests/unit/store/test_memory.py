@@ -35,32 +35,32 @@ def test_ten_thousand_addresses_fit_a_bounded_table(clock: Clock) -> None:
     store = MemoryStore(MemoryConfig(rates=100), clock)
     for number in range(10_000):
         clock.now += 0.001
-        store.settle_now(rate(f"address {number}"))
-        assert not store.settle_now(rate(f"address {number}")).allowed
+        store.at_once(rate(f"address {number}"))
+        assert not store.at_once(rate(f"address {number}")).allowed
         if number >= 50:
-            assert not store.settle_now(rate("address 49")).allowed
+            assert not store.at_once(rate("address 49")).allowed
     assert store.sizes()["rates"] == 100
-    assert store.settle_now(rate("address 0")).allowed
+    assert store.at_once(rate("address 0")).allowed
 
 
 def test_a_refused_key_is_in_use_as_well(clock: Clock) -> None:
     """A bucket that gives back is charged anew; one that is full again goes before one that is not."""
     store = MemoryStore(MemoryConfig(rates=3), clock)
-    store.settle_now(Ask((Take("long", Rate(1, 10), 10.0),)))
+    store.at_once(Ask((Take("long", Rate(1, 10), 10.0),)))
     clock.now += 1
-    store.settle_now(Ask((Take("short", Rate(60, 1)),)))
-    store.settle_now(rate("b"))
+    store.at_once(Ask((Take("short", Rate(60, 1)),)))
+    store.at_once(rate("b"))
     clock.now += 2  # "short" is full again, though it was used after "long"
-    store.settle_now(rate("c"))
-    assert not store.settle_now(Ask((Take("long", Rate(1, 10), 10.0),))).allowed
+    store.at_once(rate("c"))
+    assert not store.at_once(Ask((Take("long", Rate(1, 10), 10.0),))).allowed
     assert store.sizes()["rates"] == 3
 
 
 def test_one_entry_is_the_smallest_table(clock: Clock) -> None:
     """With room for one, the newest stays."""
     store = MemoryStore(MemoryConfig(rates=1), clock)
-    assert store.settle_now(rate("a")).allowed
-    assert store.settle_now(rate("b")).allowed
+    assert store.at_once(rate("a")).allowed
+    assert store.at_once(rate("b")).allowed
     assert store.sizes()["rates"] == 1
 
 
@@ -68,10 +68,10 @@ def test_held_leases_are_never_put_out(clock: Clock) -> None:
     """A full table of leases refuses the next; ended ones make room."""
     store = MemoryStore(MemoryConfig(leases=2), clock)
     asks = [Ask(holds=(Hold(f"key {number}", 5, "id", 60.0),)) for number in range(3)]
-    assert [store.settle_now(ask).allowed for ask in asks] == [True, True, False]
+    assert [store.at_once(ask).allowed for ask in asks] == [True, True, False]
     store.give_back(GRANTED, holds=asks[0].holds)
     store.give_back(GRANTED, holds=asks[0].holds)
-    assert store.settle_now(asks[2]).allowed
+    assert store.at_once(asks[2]).allowed
     assert store.sizes()["leases"] == 2
 
 
@@ -79,11 +79,11 @@ def test_leases_that_nobody_gave_back_end_and_are_swept(clock: Clock) -> None:
     """Leases whose time is over make room for others, of their own key or of any."""
     store = MemoryStore(MemoryConfig(leases=100), clock)
     for number in range(100):
-        store.settle_now(Ask(holds=(Hold(f"key {number}", 1, "id", 10.0),)))
+        store.at_once(Ask(holds=(Hold(f"key {number}", 1, "id", 10.0),)))
     other = Ask(holds=(Hold("another", 1, "id", 10.0),))
-    assert not store.settle_now(other).allowed
+    assert not store.at_once(other).allowed
     clock.now += 11
-    assert store.settle_now(other).allowed
+    assert store.at_once(other).allowed
     assert store.sizes()["leases"] < 100
 
 
@@ -91,11 +91,11 @@ def test_no_nonce_is_forgotten_before_its_time(clock: Clock) -> None:
     """A full table of nonces refuses the next and says when there will be room; none may be used again."""
     store = MemoryStore(MemoryConfig(nonces=10), clock)
     asks = [Ask(once=Once(f"nonce {number}", 300.0)) for number in range(11)]
-    assert all(store.settle_now(ask).allowed for ask in asks[:10])
-    assert store.settle_now(asks[10]) == Granted(allowed=False, refused="nonce 10", retry_after_s=300.0)
-    assert all(store.settle_now(ask).replayed for ask in asks[:10])
+    assert all(store.at_once(ask).allowed for ask in asks[:10])
+    assert store.at_once(asks[10]) == Granted(allowed=False, refused="nonce 10", retry_after_s=300.0)
+    assert all(store.at_once(ask).replayed for ask in asks[:10])
     clock.now += 300
-    assert store.settle_now(asks[10]).allowed
+    assert store.at_once(asks[10]).allowed
     assert store.sizes()["nonces"] <= 10
 
 
