@@ -83,6 +83,7 @@ FLOORS = {
     **dict.fromkeys(("census", "events", "membership"), 2),
     **dict.fromkeys(("egress", "joined_page"), 1),
     **dict.fromkeys(("cache", "families", "history", "outliers", "single_flight", "store", "usage"), 2),
+    **dict.fromkeys(("turns",), 2),
     **dict.fromkeys(
         (
             "access",

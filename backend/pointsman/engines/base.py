@@ -274,5 +274,9 @@ def judge_error(payload: dict[str, object], operation: Operation) -> AttemptFail
 
 def join(fields: dict[str, msgspec.Raw]) -> bytes:
     """Write an object from raw values: order, numbers and nested bytes as they were."""
-    parts = [msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items()]
-    return b"{" + b",".join(parts) + b"}"
+    parts, before = list[bytes | msgspec.Raw](), b"{"
+    for name, value in fields.items():
+        parts += (before, msgspec.json.encode(name), b":", value)
+        before = b","
+    parts.append(b"}" if parts else b"{}")
+    return b"".join(parts)  # the one copy: a value may be megabytes

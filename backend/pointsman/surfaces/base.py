@@ -5,8 +5,6 @@ Source of the limits: `reliability.md` section 13.
 """
 
 import math
-import re
-from itertools import accumulate
 from typing import Protocol
 
 import msgspec
@@ -14,21 +12,15 @@ import msgspec
 from pointsman.call import Call, Fields, Operation
 from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
 from pointsman.keys import Need
+from pointsman.surfaces import extent
+from pointsman.turns import Steps, at_once, in_turns
 
-DEPTH_MAX = 64
 FIELDS_MAX = 1_000  # of the top level
 MESSAGES_MAX = 10_000  # of a chat
-STRINGS_MAX = 500_000  # names of fields among them
-CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
 MODEL_NAME_MAX = 256  # characters
 _INT64 = range(-(2**63), 2**64)
-_NOISE = bytes(set(range(256)) - set(b'[]{}"'))
-_SHAPE = bytes.maketrans(b"{}", b"[]")
-_STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level down, one up, as signed bytes
-_STRING = re.compile(rb'"[^"]*"')
 _NUMBER = frozenset(b"-0123456789")  # how one begins
 _LARGE_BYTES = 64 * 1024
-_RARE = 100
 _decoder = msgspec.json.Decoder(Fields)
 _strings = msgspec.json.Decoder(str)
 
@@ -71,29 +63,51 @@ def read_fields(body: bytes) -> Fields:
     Raises:
         RouterError: MALFORMED_JSON with the reason: not UTF-8, no JSON, no object, nested too deeply.
     """
-    large = len(body) > _LARGE_BYTES
-    objects = _count(body, b"{") if large else 0
-    if large and objects + _count(body, b"[") > DEPTH_MAX:
-        _check_shape(body)  # before it is decoded, which would take longer
+    if len(body) > _LARGE_BYTES:
+        return at_once(_reading(body))
     try:
         if not body.isascii():
             body.decode("utf-8")
-        fields = _counted(body) if large else _decoder.decode(body)
-    except UnicodeDecodeError:
-        raise RouterError(MALFORMED_JSON, "The body is not UTF-8.") from None
-    except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, _TooMany):
-            raise RouterError(MALFORMED_JSON, f"The body has more than {FIELDS_MAX:,} fields.") from None
-        raise RouterError(MALFORMED_JSON, "The body must be a JSON object.") from None
-    except msgspec.DecodeError:
-        raise RouterError(MALFORMED_JSON, "The body is not valid JSON.") from None
-    except RecursionError:
-        raise _too_deep() from None
-    if objects > MESSAGES_MAX and "messages" in fields:
-        _check_messages(fields["messages"])
-    if not large and body.count(b"{") + body.count(b"[") > DEPTH_MAX:
-        _check_shape(body)
+        fields = _decoder.decode(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    if body.count(b"{") + body.count(b"[") > extent.DEPTH_MAX:
+        extent.check(body)
     return fields
+
+
+async def read_in_turns(body: bytes) -> Fields:
+    """As `read_fields`, for a body beyond `turns.LARGE_BYTES`: others have their turn meanwhile."""
+    return await in_turns(_reading(body))
+
+
+def _reading(body: bytes) -> Steps[Fields]:
+    """Read a large body."""
+    objects = yield from extent.measure(body)  # before it is decoded, which would take longer
+    yield
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+            yield
+        fields = _counted(body)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    if objects > MESSAGES_MAX and "messages" in fields:
+        yield
+        _check_messages(fields["messages"])
+    return fields
+
+
+def _unreadable(error: Exception) -> RouterError:
+    if isinstance(error, UnicodeDecodeError):
+        return RouterError(MALFORMED_JSON, "The body is not UTF-8.")
+    if isinstance(error, RecursionError):
+        return extent.too_deep()
+    if isinstance(error.__cause__, _TooMany):
+        return RouterError(MALFORMED_JSON, f"The body has more than {FIELDS_MAX:,} fields.")
+    if isinstance(error, msgspec.ValidationError):
+        return RouterError(MALFORMED_JSON, "The body must be a JSON object.")
+    return RouterError(MALFORMED_JSON, "The body is not valid JSON.")
 
 
 class _Name(str):
@@ -121,17 +135,6 @@ def _counted(body: bytes) -> Fields:
     return {str(name): value for name, value in found.items()}  # plain names again, for encoders
 
 
-def _count(data: bytes, mark: bytes) -> int:
-    """How often a byte occurs; where it is rare, the search goes at the speed of memory."""
-    found, place = 0, data.find(mark)
-    while place >= 0:
-        found += 1
-        if found > _RARE:
-            return data.count(mark)
-        place = data.find(mark, place + 1)
-    return found
-
-
 def _check_messages(messages: msgspec.Raw) -> None:
     """Bound their number: they are walked through one by one. What is no list is for others to refuse."""
     try:
@@ -140,30 +143,6 @@ def _check_messages(messages: msgspec.Raw) -> None:
         return
     if len(found) > MESSAGES_MAX:
         raise invalid("messages", f"hold at most {MESSAGES_MAX:,} messages")
-
-
-def _too_deep() -> RouterError:
-    return RouterError(MALFORMED_JSON, f"The body is nested more than {DEPTH_MAX} levels deep.")
-
-
-def _check_shape(body: bytes) -> None:
-    """Bound the depth and the number of containers of JSON, in whole-body operations only.
-
-    What is no JSON may be refused for either, or pass.
-    """
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = body.translate(_SHAPE, _NOISE)
-    if _count(marks, b'"') > 2 * STRINGS_MAX:
-        raise RouterError(MALFORMED_JSON, f"The body holds more than {STRINGS_MAX:,} strings.")
-    marks = marks.replace(b'""', b"")  # joins strings; what is in them goes next
-    if _count(marks, b'"') > CONTAINERS_MAX:  # two for each string with brackets in it
-        raise RouterError(MALFORMED_JSON, "The body holds too many strings with brackets in them.")
-    marks = _STRING.sub(b"", marks)
-    if len(marks) > 2 * CONTAINERS_MAX:
-        raise RouterError(MALFORMED_JSON, f"The body holds more than {CONTAINERS_MAX:,} objects and arrays.")
-    if max(accumulate(memoryview(marks.translate(_STEPS)).cast("b")), default=0) > DEPTH_MAX:
-        raise _too_deep()
 
 
 def invalid(name: str, must: str) -> RouterError:

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from pointsman.errors import INVALID_PARAMETER, MALFORMED_JSON, RouterError
 from pointsman.surfaces import base
 from pointsman.surfaces.base import (
-    CONTAINERS_MAX,
-    DEPTH_MAX,
     FIELDS_MAX,
     MESSAGES_MAX,
     check_count,
@@ -26,6 +24,7 @@ from pointsman.surfaces.base import (
     read_fields,
     text,
 )
+from pointsman.surfaces.extent import CONTAINERS_MAX, DEPTH_MAX
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
