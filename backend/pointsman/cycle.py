@@ -28,19 +28,20 @@ class Cycle(RequestResponseCycle):
     linger: Callable[[], None] | None = None  # closes where the client is still sending its body
     refused: ErrorKind | None = None  # what the server told the client itself, in the middle of its request
     _head = b""
+    _task: "asyncio.Task[None]"
+    _tasks: "set[asyncio.Task[None]]"
 
-    def start(self, loop: asyncio.AbstractEventLoop, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
+    def start(self, app: Any, tasks: "set[asyncio.Task[None]]") -> None:
         """Have an app answer, in a task that is one of `tasks` until it ends."""
+        self._tasks = tasks
+        self._task = self.loop.create_task(self._run(app))
+        tasks.add(self._task)
 
-        async def run() -> None:
-            try:
-                await self.run_asgi(app)
-            finally:
-                tasks.discard(task)  # a callback of the task would cost another turn of the loop
-
-        self.loop = loop
-        task = loop.create_task(run())
-        tasks.add(task)
+    async def _run(self, app: Any) -> None:
+        try:
+            await self.run_asgi(app)
+        finally:
+            self._tasks.discard(self._task)  # a callback of the task would cost another turn of the loop
 
     def take(self) -> bytes | None:
         """The request's body, if all of it has come and the client waits for no 100 Continue."""

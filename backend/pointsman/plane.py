@@ -158,9 +158,7 @@ class Plane:
         wire: Wire,
         caller: Caller | None,
     ) -> None:
-        signed: Signed | None = None
-        if caller is None:
-            caller, signed = self._identify(match, scope, headers, exchange)
+        caller, signed = (caller, None) if caller else self._identify(match, scope, headers, exchange)
         exchange.client = caller.address
         exchange.key = "" if caller.key is None else caller.key.name
         if match.route.method == "POST":
@@ -169,9 +167,8 @@ class Plane:
         if b"traceparent" in headers:
             exchange.traceparent = _trace(headers[b"traceparent"])
         patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
-        content = body.at_once(self._config.max_body_bytes)
-        if content is None:
-            content = await self._read(body, exchange, watch, patience_s)
+        most = self._config.max_body_bytes
+        content = body.at_once(most) or await self._read(body, most, exchange, watch, patience_s)
         exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = read_fields(content) if match.route.method == "POST" else {}
@@ -184,7 +181,7 @@ class Plane:
             call = screened(call, self._config.pii)
         exchange.model_id, exchange.stream = model.config.id, call.stream
         if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
-            check_size(model, len(content), self._config.max_body_bytes)
+            check_size(model, len(content), most)
         answer.expect(surface, call, model.config.timeouts.open_after_s)
         run = _run_of(call, model, exchange, watch, answer, caller, headers)
         run.shorten(patience_s)
@@ -200,11 +197,13 @@ class Plane:
             if watcher is not None:
                 watcher.cancel()
 
-    async def _read(self, body: Body, exchange: Exchange, watch: Watch, patience_s: float | None) -> bytes:
+    async def _read(
+        self, body: Body, most: int, exchange: Exchange, watch: Watch, patience_s: float | None
+    ) -> bytes:
         if patience_s is not None:
             watch.set(exchange.started_at + patience_s, attempt.patience_over)
         with watch:
-            return await body.read(self._config.max_body_bytes)
+            return await body.read(most)
 
     def _identify(
         self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange

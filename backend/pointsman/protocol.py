@@ -191,9 +191,9 @@ class Protocol(ClientConnection):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        cycle.linger = self._linger
+        cycle.loop, cycle.linger = self.loop, self._linger
         scope["extensions"] = {EXTENSION: cycle}
-        cycle.start(self.loop, self.app, self.tasks)
+        cycle.start(self.app, self.tasks)
 
     def _should_upgrade(self) -> bool:
         return False

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pointsman.cli import main
+from pointsman.control.compare import BODY_MAX_BYTES
 from pointsman.signature import Signed, sign
 from processes import Emulator, Router, wait_for
 from wire import Client, lines_of, post, request
@@ -61,6 +62,16 @@ def test_each_model_answers_with_its_figures(router: Router) -> None:
         assert result["seconds"] >= 0
     talk = compare(router, prompt=None, messages=[{"role": "user", "content": "Hi"}])["results"]
     assert all(result["text"] for result in talk)
+
+
+def test_a_large_text_is_compared_up_to_two_mebibytes(router: Router) -> None:
+    """Each part reads it anew, so that a comparison takes less than a single call; what it takes is told."""
+    text = "word " * (BODY_MAX_BYTES // 10)
+    (result,) = compare(router, models=BOTH[1:], prompt=text)["results"]
+    assert result.get("text") or result["error"]["owner"] == "client"  # of an engine with less of a context
+    answer = router.http.post("/models/compare", json={**ASKED, "prompt": text * 2})
+    assert answer.status_code == 413
+    assert f"{BODY_MAX_BYTES:,} bytes" in answer.json()["error"]["message"]
 
 
 def test_they_are_asked_at_the_same_time(own: Router, engines: tuple[Emulator, Emulator]) -> None:

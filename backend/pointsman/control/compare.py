@@ -22,10 +22,12 @@ from pointsman.guard import Guard
 from pointsman.keys import Need
 from pointsman.plane import EXTENSION, Plane
 from pointsman.routes import Match, Route
-from pointsman.surfaces.base import read_fields
+from pointsman.surfaces.base import read_fields, read_in_turns
 from pointsman.surfaces.comparison import Comparison, models_in, told
+from pointsman.turns import LARGE_BYTES, give_way
 
 PATH = "/models/compare"
+BODY_MAX_BYTES = 2 << 20  # each part reads it anew
 GUARD_CLASS = f"POST {PATH}"
 _IGNORED = b"x-pointsman-ignored: "
 _surface = Comparison()
@@ -79,7 +81,7 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
 
     Args:
         need: whether it needs an API key.
-        most_bytes: the largest body.
+        most_bytes: the largest body of any route.
     """
     routes = APIRouter(tags=["models"])
 
@@ -90,11 +92,14 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
         caller = guard.authenticate(request.state.caller, headers, need, GUARD_CLASS)
         check_media_type(headers)
         body = Body(request.receive, headers)
-        content = await body.read(most_bytes)
-        fields = read_fields(content)
+        content = await body.read(min(most_bytes, BODY_MAX_BYTES))
+        large = len(content) > LARGE_BYTES
+        fields = await read_in_turns(content) if large else read_fields(content)
         names = models_in(fields)
         # What is wrong with the body is said once, and before any model is asked.
         _surface.decode(_route.operation, fields, content, stream=False)
+        if large:
+            await give_way()
         own_id = request.state.request_id
         parts = [
             (name, f"{own_id[:120]}-{number}", Collected(content)) for number, name in enumerate(names, 1)

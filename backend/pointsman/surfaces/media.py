@@ -10,7 +10,10 @@ from pointsman.surfaces.base import invalid
 
 # TGI writes an image's URL into Markdown, `![](…)`: a bracket or blank would begin text of the sender's.
 _BRACKETS = "()[]"
-VALUES_MAX = 250_000  # in messages that are looked through: more would hold up our loop
+VALUES_MAX = 150_000  # in messages that are looked through: more would hold up our loop
+HELD_MAX = 60_000  # items and fields of their lists and objects, which are looked at one by one
+_SUFFIXES = ("_url", "_embeds")
+_ESCAPED = (b"\\u005", b"\\u006", b"\\u007")  # how an underscore or a letter would be written
 
 
 def refuse_remote(messages: msgspec.Raw, body: bytes, hosts: tuple[str, ...]) -> None:
@@ -24,7 +27,7 @@ def refuse_remote(messages: msgspec.Raw, body: bytes, hosts: tuple[str, ...]) ->
         RouterError: REMOTE_MEDIA for URLs other than `data:`; CONTROL_FIELD for tensors, which an engine
             would unpack; INVALID_PARAMETER where the messages cannot be read.
     """
-    if b"_url" not in body and b"_embeds" not in body and b"\\u" not in body:
+    if b"_url" not in body and b"_embeds" not in body and (b"\\u" not in body or not _escapes(body)):
         return
     if memoryview(messages).nbytes > VALUES_MAX and bytes(messages).count(b",") > VALUES_MAX:
         raise invalid("messages", f"hold at most {VALUES_MAX:,} values and commas beside media")
@@ -32,24 +35,33 @@ def refuse_remote(messages: msgspec.Raw, body: bytes, hosts: tuple[str, ...]) ->
         todo: list[object] = [msgspec.json.decode(messages)]
     except msgspec.DecodeError:
         raise invalid("messages", "hold numbers and strings that every parser reads alike") from None
+    held = 0
     while todo:
         value = todo.pop()
+        if not isinstance(value, dict | list):
+            continue
+        held += len(value)
+        if held > HELD_MAX:
+            raise invalid("messages", f"hold at most {HELD_MAX:,} items and fields beside media")
         if isinstance(value, list):
-            todo += [held for held in value if isinstance(held, dict | list)]
-        elif isinstance(value, dict):
-            todo += [held for held in value.values() if isinstance(held, dict | list)]
-            for key, held in value.items():
-                if held is not None:
-                    _check(key, held, hosts)
-            if value.get("type") == "prompt_embeds":
-                _refuse_tensors("prompt_embeds")
+            todo += value
+            continue
+        todo += value.values()
+        for key, told in value.items():
+            if key.endswith(_SUFFIXES) and told is not None:
+                _check(key, told, hosts)
+        if value.get("type") == "prompt_embeds":
+            _refuse_tensors("prompt_embeds")
+
+
+def _escapes(body: bytes) -> bool:
+    """Whether letters may be escaped in a body: few write so what any other could be."""
+    return any(spelt in body for spelt in _ESCAPED)
 
 
 def _check(key: str, held: object, hosts: tuple[str, ...]) -> None:
     if key.endswith("_embeds"):
         _refuse_tensors(key)
-    if not key.endswith("_url"):
-        return
     url = held.get("url") if isinstance(held, dict) else held
     if url is None:
         return
