@@ -1,4 +1,4 @@
-"""The extent of a JSON body: how deeply it nests, and how many strings, objects and arrays it holds.
+"""The extent of a JSON body: how deeply it nests, and how many values, strings, objects and arrays it holds.
 
 Told by whole-body operations, before anything is decoded. Those on a large body are steps of work, each of
 some ten milliseconds for 8 MiB at worst. What is no JSON may be refused for its extent, or pass.
@@ -14,7 +14,9 @@ from pointsman.turns import Steps
 DEPTH_MAX = 64
 STRINGS_MAX = 500_000  # names of fields among them
 CONTAINERS_MAX = 100_000  # objects and arrays in a body: more would hold up our loop and the engine's
+VALUES_MAX = 2_000_000  # a body full of ids of tokens has fewer
 _NOISE = bytes(set(range(256)) - set(b'[]{}"'))
+_BUT_COMMAS = bytes(set(range(256)) - set(b'",'))
 _SHAPE = bytes.maketrans(b"{}", b"[]")
 _STEPS = bytes.maketrans(b"[]", b"\x01\xff")  # one level down, one up, as signed bytes
 _STRING = re.compile(rb'"[^"]*"')
@@ -45,7 +47,10 @@ def measure(body: bytes) -> Steps[int]:
     yield
     nested = objects + _count(body, b"[") > DEPTH_MAX
     yield
-    if not nested and _count(body, b'"') <= 2 * STRINGS_MAX:
+    wordy = _count(body, b'"') > 2 * STRINGS_MAX
+    yield
+    crowded = len(body) > 2 * VALUES_MAX and _count(body, b",") >= VALUES_MAX
+    if not (nested or wordy or crowded):
         return objects
     yield
     if b"\\" in body:
@@ -56,6 +61,9 @@ def measure(body: bytes) -> Steps[int]:
     yield
     if nested:
         _check_containers(marks)
+        yield
+    if crowded:
+        yield from _check_values(body)
     return objects
 
 
@@ -106,6 +114,15 @@ def _check_containers(marks: bytes) -> None:
         raise RouterError(MALFORMED_JSON, f"The body holds more than {CONTAINERS_MAX:,} objects and arrays.")
     if max(accumulate(memoryview(marks.translate(_STEPS)).cast("b")), default=0) > DEPTH_MAX:
         raise too_deep()
+
+
+def _check_values(body: bytes) -> Steps[None]:
+    commas = body.translate(None, _BUT_COMMAS)
+    yield
+    between_strings = commas.split(b'"')[::2]
+    yield
+    if sum(map(len, between_strings)) >= VALUES_MAX:
+        raise RouterError(MALFORMED_JSON, f"The body holds more than {VALUES_MAX:,} values.")
 
 
 def too_deep() -> RouterError:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pointsman.errors import MALFORMED_JSON, RouterError
 from pointsman.surfaces import extent
 from pointsman.surfaces.base import read_fields, read_in_turns
-from pointsman.surfaces.extent import CONTAINERS_MAX, DEPTH_MAX, STRINGS_MAX
+from pointsman.surfaces.extent import CONTAINERS_MAX, DEPTH_MAX, STRINGS_MAX, VALUES_MAX
 from pointsman.turns import at_once
 
 
@@ -30,6 +30,16 @@ def test_strings_are_counted_without_brackets_too() -> None:
     """One list of two million strings is no better than a million lists."""
     at_once(extent.measure(listed('""', STRINGS_MAX - 1)))  # the name is a string
     assert "500,000 strings" in refusal(listed('""', STRINGS_MAX))
+
+
+def test_values_are_counted_and_commas_in_texts_are_not() -> None:
+    """A text that is a table of numbers is one value, also in quotes and beside many strings."""
+    at_once(extent.measure(listed("1", VALUES_MAX)))
+    assert "2,000,000 values" in refusal(listed("1", VALUES_MAX + 1))
+    table = "1,2," * 600_000 + '\\",\\"' * 200_000
+    at_once(extent.measure(listed(f'"{table}","{table}"', 1)))
+    at_once(extent.measure(listed('",,,,,"', STRINGS_MAX - 1)))
+    assert "2,000,000 values" in refusal(listed('",1","\\",\\\\",' + "1,2,3,4,5,6,7", 240_000))
 
 
 @pytest.mark.parametrize("word", ['\\"', '\\"\\\\', '\\\\\\"', "\\\\\\\\"])
