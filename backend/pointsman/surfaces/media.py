@@ -8,10 +8,9 @@ import msgspec
 from pointsman.errors import CONTROL_FIELD, REMOTE_MEDIA, RouterError
 from pointsman.surfaces.base import invalid
 
-# TGI writes an image's URL into Markdown, `![](…)`: a bracket or blank would begin text of the sender's.
-_BRACKETS = "()[]"
 VALUES_MAX = 150_000  # in messages that are looked through: more would hold up our loop
 HELD_MAX = 60_000  # items and fields of their lists and objects, which are looked at one by one
+_HOLDERS = (dict, list)
 _SUFFIXES = ("_url", "_embeds")
 _ESCAPED = (b"\\u005", b"\\u006", b"\\u007")  # how an underscore or a letter would be written
 
@@ -38,7 +37,7 @@ def refuse_remote(messages: msgspec.Raw, body: bytes, hosts: tuple[str, ...]) ->
     held = 0
     while todo:
         value = todo.pop()
-        if not isinstance(value, dict | list):
+        if not isinstance(value, _HOLDERS):
             continue
         held += len(value)
         if held > HELD_MAX:
@@ -46,8 +45,9 @@ def refuse_remote(messages: msgspec.Raw, body: bytes, hosts: tuple[str, ...]) ->
         if isinstance(value, list):
             todo += value
             continue
-        todo += value.values()
         for key, told in value.items():
+            if isinstance(told, _HOLDERS):
+                todo.append(told)
             if key.endswith(_SUFFIXES) and told is not None:
                 _check(key, told, hosts)
         if value.get("type") == "prompt_embeds":
@@ -65,11 +65,21 @@ def _check(key: str, held: object, hosts: tuple[str, ...]) -> None:
     url = held.get("url") if isinstance(held, dict) else held
     if url is None:
         return
-    if isinstance(url, str) and url.split(None, 1) == [url] and not any(mark in url for mark in _BRACKETS):
-        allowed = [f"{scheme}://{host}/" for host in hosts for scheme in ("https", "http")]
-        if url.startswith(("data:", *allowed)):
-            return
-    raise RouterError(REMOTE_MEDIA, param=key)
+    if not isinstance(url, str) or not _is_plain(url) or not (url.startswith("data:") or _is_of(url, hosts)):
+        raise RouterError(REMOTE_MEDIA, param=key)
+
+
+def _is_plain(url: str) -> bool:
+    """Whether neither a bracket nor a blank is in it; it may have megabytes, or be one of many.
+
+    TGI writes an image's URL into Markdown, `![](…)`: either would begin text of the sender's.
+    """
+    brackets = "(" in url or ")" in url or "[" in url or "]" in url
+    return not brackets and url.split(None, 1) == [url]
+
+
+def _is_of(url: str, hosts: tuple[str, ...]) -> bool:
+    return url.startswith(tuple([f"{scheme}://{host}/" for host in hosts for scheme in ("https", "http")]))
 
 
 def _refuse_tensors(name: str) -> None:
