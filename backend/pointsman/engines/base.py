@@ -5,7 +5,10 @@ Pure. Sources: `contracts/tgi.md` sections 4 and 6, `contracts/vllm.md` sections
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -115,11 +118,17 @@ class Source(Protocol):
         """
 
 
-class Tokenized(msgspec.Struct, frozen=True):
-    """A text as the engine counts it. `ends`: where in it each token ends, in bytes; empty: not told."""
+@dataclass(frozen=True)
+class Tokenized:
+    """A text as the engine counts it. `find_ends` takes long where the text is."""
 
     count: int
-    ends: tuple[int, ...] = ()
+    find_ends: Callable[[], tuple[int, ...]] = tuple
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Where in the text each token ends, in bytes; empty: not told."""
+        return self.find_ends()
 
 
 class Dialect(Protocol):

@@ -1,6 +1,7 @@
 """The dialect of Hugging Face text-generation-inference. Source: `contracts/tgi.md`."""
 
 import re
+from typing import TypeVar
 
 import msgspec
 
@@ -125,12 +126,11 @@ class Tgi:
         return Outgoing("POST", "/tokenize", msgspec.json.encode({"inputs": text}))
 
     def read_tokenized(self, body: bytes, text: str) -> Tokenized:
-        try:
-            tokens = msgspec.json.decode(body, type=list[_Token])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise AttemptFailed(attempt.JUNK, "no tokens") from None
-        ends = tuple([token.stop for token in tokens])
-        return Tokenized(len(tokens), ends if any(ends) else ())
+        def ends() -> tuple[int, ...]:
+            found = tuple([token.stop for token in _listed(body, _tokens)])
+            return found if any(found) else ()
+
+        return Tokenized(len(_listed(body, _untold)), ends)
 
     def count_chat(self, messages: tuple[Message, ...], replica: Replica) -> Outgoing:
         asked = {"model": "tgi", "messages": chat.turns(messages)}
@@ -148,6 +148,10 @@ class _Info(msgspec.Struct):
     version: str | None = None
     max_total_tokens: int | None = None
     max_concurrent_requests: int | None = None
+
+
+class _Untold(msgspec.Struct):
+    """A token of which nothing is read."""
 
 
 class _Token(msgspec.Struct):
@@ -170,7 +174,17 @@ class _Event(msgspec.Struct):
     error: msgspec.Raw = ABSENT
 
 
+_T = TypeVar("_T")
 _events = msgspec.json.Decoder(_Event)
+_tokens = msgspec.json.Decoder(list[_Token])
+_untold = msgspec.json.Decoder(list[_Untold])
+
+
+def _listed(body: bytes, decoder: msgspec.json.Decoder[list[_T]]) -> list[_T]:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise AttemptFailed(attempt.JUNK, "no tokens") from None
 
 
 def _count(value: bytes | None) -> int:

@@ -40,6 +40,10 @@ class _Tokenized(msgspec.Struct):
     token_strs: list[str | None] | None = None
 
 
+class _Ids(msgspec.Struct):
+    tokens: list[int]
+
+
 class _Counted(msgspec.Struct):
     count: int
 
@@ -105,8 +109,17 @@ def _ask(what: dict[str, object], replica: Replica, *, strings: bool = True) -> 
 
 def read(body: bytes, text: str) -> Tokenized:
     """Read the answer to `tokenize`."""
-    ends = [token.stop for token in _tokens(_tokenized(body), text.encode())]
-    return Tokenized(len(ends), tuple(ends) if any(ends) else ())
+    try:
+        count = len(msgspec.json.decode(body, type=_Ids).tokens)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise AttemptFailed(attempt.JUNK, "no tokens") from None
+
+    def ends() -> tuple[int, ...]:
+        placed = _placed(_pieces(_tokenized(body)), text.encode())
+        found = [] if placed is None else [max(end - placed.extra, 0) for end in placed.ends[:count]]
+        return tuple(found) if any(found) else ()
+
+    return Tokenized(count, ends)
 
 
 class TokensReader:
@@ -188,14 +201,6 @@ def _pieces(tokenized: _Tokenized) -> list[str]:
     return told + [""] * (len(tokenized.tokens) - len(told))
 
 
-def _length(piece: str, text: bytes, at: int) -> int:
-    """How many bytes of the text a token is, whichever kind of tokenizer shows it; 0: none of it."""
-    for read in (_plain(piece), _bytewise(piece), piece.encode()):
-        if read and text.startswith(read, at):
-            return len(read)
-    return 0
-
-
 def _plain(piece: str) -> bytes:
     """The bytes that a token of a SentencePiece tokenizer stands for."""
     byte = _BYTE.fullmatch(piece)
@@ -226,6 +231,39 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
+class _Placed(msgspec.Struct, frozen=True):
+    """A text, where in it each piece ends, and how many bytes a tokenizer put before it."""
+
+    text: bytes
+    ends: list[int]
+    extra: int
+
+
+def _placed(pieces: list[str], text: bytes) -> _Placed | None:
+    """Where the pieces are; None where they make up another text."""
+    readings: dict[str, tuple[bytes, ...]] = {}
+    for lead in (b"", b" "):  # some tokenizers put a blank before each text
+        whole = lead + text
+        ends, at = list[int](), 0
+        for piece in pieces:
+            known = readings.get(piece)
+            if known is None:
+                known = readings[piece] = _readings(piece)
+            for read in known:
+                if whole.startswith(read, at):
+                    at += len(read)
+                    break
+            ends.append(at)
+        if at == len(whole):
+            return _Placed(whole, ends, len(lead))
+    return None
+
+
+def _readings(piece: str) -> tuple[bytes, ...]:
+    """What a token may stand for, whichever kind of tokenizer shows it."""
+    return tuple([read for read in (_plain(piece), _bytewise(piece), piece.encode()) if read])
+
+
 def _tokens(tokenized: _Tokenized, text: bytes) -> list[_Token]:
     """Each token with the slice of the text it is.
 
@@ -233,20 +271,17 @@ def _tokens(tokenized: _Tokenized, text: bytes) -> list[_Token]:
     pieces do not make up the text there are no slices, as TGI has it with a tokenizer that tells none.
     """
     pieces = _pieces(tokenized)
-    for lead in (b"", b" "):  # some tokenizers put a blank before each text
-        slices = _slices(pieces, lead + text, len(lead))
-        if slices is not None:
-            found = zip(tokenized.tokens, slices, strict=False)
-            return [_Token(number, shown, start, stop) for number, (shown, start, stop) in found]
-    return [_Token(number) for number in tokenized.tokens]
-
-
-def _slices(pieces: list[str], text: bytes, extra: int) -> list[tuple[str, int, int]] | None:
-    """Each piece's slice of the text, less its first `extra` bytes; None where they make up another text."""
-    found, at = [], 0
-    for piece in pieces:
-        end = at + _length(piece, text, at)
-        shown = text[max(at, extra) : end].decode("utf-8", "replace") if end > at else piece
-        found.append((shown, max(at - extra, 0), max(end - extra, 0)))
-        at = end
-    return found if at == len(text) else None
+    placed = _placed(pieces, text)
+    if placed is None:
+        return [_Token(number) for number in tokenized.tokens]
+    whole, ends, extra = placed.text, placed.ends, placed.extra
+    found = zip(tokenized.tokens, pieces, [0, *ends], ends, strict=False)
+    return [
+        _Token(
+            number,
+            whole[max(at, extra) : end].decode("utf-8", "replace") if end > at else piece,
+            max(at - extra, 0),
+            max(end - extra, 0),
+        )
+        for number, piece, at, end in found
+    ]

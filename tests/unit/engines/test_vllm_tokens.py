@@ -107,9 +107,29 @@ def test_pieces_that_do_not_add_up(pieces: list[str] | None) -> None:
 
 def test_the_count_of_a_text() -> None:
     """Where the pieces add up, it comes with each token's end, in bytes."""
-    assert vllm_tokens.read(answer(["<bos>", "a", "▁ש"]), "a ש") == Tokenized(3, (0, 1, 4))
-    assert vllm_tokens.read(answer(["x", "y"]), "a ש") == Tokenized(2)
-    assert vllm_tokens.read(answer(None, 2), "a ש") == Tokenized(2)
+
+    def counted(tokenized: Tokenized) -> tuple[int, tuple[int, ...]]:
+        return tokenized.count, tokenized.ends
+
+    assert counted(vllm_tokens.read(answer(["<bos>", "a", "▁ש"]), "a ש")) == (3, (0, 1, 4))
+    assert counted(vllm_tokens.read(answer(["▁a", "▁ש"]), "a ש")) == (2, (1, 4))  # a blank before the text
+    assert counted(vllm_tokens.read(answer(["x", "y"]), "a ש")) == (2, ())
+    assert counted(vllm_tokens.read(answer(None, 2), "a ש")) == (2, ())
+
+
+def test_where_tokens_end_is_found_once_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a long text takes as long as all the rest; who wants the count alone does without."""
+    asked: list[list[str]] = []
+    placed = vllm_tokens._placed
+
+    def noted(pieces: list[str], text: bytes) -> object:
+        asked.append(pieces)
+        return placed(pieces, text)
+
+    monkeypatch.setattr(vllm_tokens, "_placed", noted)
+    tokenized = vllm_tokens.read(answer(["a", "b"]), "ab")
+    assert (tokenized.count, asked) == (2, [])
+    assert (tokenized.ends, tokenized.ends, asked) == ((1, 2), (1, 2), [["a", "b"]])
 
 
 @pytest.mark.parametrize(
