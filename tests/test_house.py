@@ -53,6 +53,7 @@ FLOORS = {
             "door",
             "front",
             "guard",
+            "intake",
             "inventory",
             "pace",
             "plane",

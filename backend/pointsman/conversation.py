@@ -26,6 +26,7 @@ from pointsman.upstream import ConnectFailed, Pool
 HELD_MAX_BYTES = 1 << 20  # a whole answer up to this size is held until it is known to be whole
 _ERROR_BODY_MAX_BYTES = 64 * 1024
 _SMALL_MAX_BYTES = 8 * HELD_MAX_BYTES  # engines tell some 60 bytes of each token of a text
+_LARGE_BYTES = 64 * 1024  # a request of more is not held while its answer comes
 _REPAIR_CHARS = 8000  # of an answer that is told back to the model
 _TAIL_S = (
     0.2  # how long the end of a finished stream's body is waited for, so that its connection can serve on
@@ -49,7 +50,10 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         run.exchange.ignored = outgoing.ignored
         connection = _idle(run, pool) or await pool.connect(run.timeouts.connect_s)
         try:
-            await _talk(run, replica, pool, connection, outgoing, reader)
+            run.exchange.sent_at = monotonic()
+            connection.send(_head(run, pool, outgoing), outgoing.body)
+            del call, outgoing  # may be large, and is not needed here while the answer comes
+            await _talk(run, replica, connection, reader)
         finally:
             run.exchange.prompt_tokens = reader.tokens.prompt
             run.exchange.completion_tokens = reader.tokens.completion
@@ -116,14 +120,9 @@ async def _small(run: Run, pool: Pool, outgoing: Outgoing) -> bytes | None:
     return body if head.status == 200 and len(body) < _SMALL_MAX_BYTES else None
 
 
-async def _talk(
-    run: Run, replica: Replica, pool: Pool, connection: Connection, outgoing: Outgoing, reader: Reader
-) -> None:
-    now = monotonic()
-    run.exchange.sent_at = now
-    connection.send(_head(run, pool, outgoing), outgoing.body)
+async def _talk(run: Run, replica: Replica, connection: Connection, reader: Reader) -> None:
     timeouts = run.timeouts
-    first_due = now + timeouts.first_event_s
+    first_due = run.exchange.sent_at + timeouts.first_event_s
     if run.call.stream and first_due < run.deadline:
         run.watch.set(first_due, attempt.first_event_late)
     head = await connection.head()
@@ -137,7 +136,8 @@ async def _talk(
         reader.whole(await _read(connection, _ERROR_BODY_MAX_BYTES))
         raise AttemptFailed(attempt.JUNK, "no event stream")
     exchange, watch = run.exchange, run.watch
-    relay = Relay(reader, run.sink, exchange, replica, watch, timeouts, run.deadline, run.overtime)
+    let_go = run.let_go if exchange.body_bytes >= _LARGE_BYTES else None
+    relay = Relay(reader, run.sink, exchange, replica, watch, timeouts, run.deadline, run.overtime, let_go)
     try:
         await relay.run(connection)
     finally:

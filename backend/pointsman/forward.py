@@ -19,7 +19,7 @@ from pointsman.conversation import converse
 from pointsman.errors import POISON_PROMPT, ClientGone, RouterError
 from pointsman.exchange import AttemptRecord
 from pointsman.lengths import Lengths
-from pointsman.poison import Poison, digest_of
+from pointsman.poison import Poison
 from pointsman.registry import Lease
 from pointsman.replica import Replica
 from pointsman.retry import Again, RetryConfig, Stop, next_step
@@ -81,7 +81,7 @@ class Forwarder:
         Raises:
             RouterError: POISON_PROMPT; they died, or are not there now.
         """
-        only = self.poison.ruling(_digest(run), monotonic()).only
+        only = self.poison.ruling(run.fingerprint(), monotonic()).only
         if only is None:
             return
         pool = [replica for replica in run.model.pool if replica.id in only and replica.usable]
@@ -189,7 +189,7 @@ class Forwarder:
                 await converse(run, replica, self._pools.of(replica), self._lengths)
             end = attempt.OK
             if self.poison:
-                self.poison.cleared(_digest(run))
+                self.poison.cleared(run.fingerprint())
         except ClientGone:
             end = attempt.CLIENT_ABORT
             raise
@@ -215,7 +215,7 @@ class Forwarder:
         """Remember over which request a replica may have died, and that it was found dead."""
         if end in attempt.DEADLY:
             run.tried.hurt.add(replica.id)
-            self.poison.failed(_digest(run), replica.id, monotonic())
+            self.poison.failed(run.fingerprint(), replica.id, monotonic())
         elif end is attempt.CONNECT and self.poison:
             self.poison.died(replica.id, monotonic())
 
@@ -224,11 +224,6 @@ class Forwarder:
         with run.watch:
             run.watch.set(now + run.timeouts.send_s, ClientGone)
             await run.sink.break_off(failure, mid_event=run.exchange.mid_event)
-
-
-def _digest(run: Run) -> bytes:
-    run.digest = run.digest or digest_of(run.home.id, run.call)
-    return run.digest
 
 
 def _told(failure: AttemptFailed) -> RouterError:

@@ -13,27 +13,23 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from pointsman import attempt, patience
-from pointsman.addressee import chain_of, check_size, model_of
+from pointsman import attempt
 from pointsman.answer import Answer, AsgiWire, Send, Wire
 from pointsman.attempt import AttemptFailed
-from pointsman.body import Body, Buffer, Receive, check_media_type
-from pointsman.call import Call, Fields
+from pointsman.body import Body, Buffer, Receive
 from pointsman.errors import INTERNAL, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import client_error
-from pointsman.guard import PRIORITY_HEADER, Caller, Guard, check_body, check_call
+from pointsman.guard import Caller, Guard
+from pointsman.intake import Intake
 from pointsman.limits import FREE, Limiter, Rules, counted, used
 from pointsman.pii import PiiMode
-from pointsman.registry import Model, Registry
-from pointsman.replay import Server, asks_kept
+from pointsman.registry import Registry
+from pointsman.replay import Server
 from pointsman.routes import Match
 from pointsman.run import Run
 from pointsman.running import Running
-from pointsman.screening import screened
-from pointsman.signature import Signed
 from pointsman.store.base import Once
-from pointsman.surfaces.base import read_fields
 from pointsman.watch import Clock, Watch
 
 Scope = dict[str, Any]
@@ -43,10 +39,7 @@ EXTENSION = "pointsman"  # name of our server's hook in scope["extensions"]
 _PROCESS = secrets.token_hex(6)  # tells the request ids of this process from all others
 _numbers = count(1)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context 3.2
-_PRIORITY = PRIORITY_HEADER.lower().encode()
 _TELL_S = 30.0  # for the client to take an error
-_SMALL_BODY_BYTES = 64 * 1024  # below every engine's own limit
 _log = logging.getLogger("pointsman.plane")
 
 
@@ -84,7 +77,7 @@ class Plane:
         running: Running,
         buffer: Buffer | None = None,
     ) -> None:
-        self._registry = registry
+        self._intake = Intake(registry, guard, limiter, config.max_body_bytes, config.pii)
         self._forwarder = forwarder
         self._guard = guard
         self._limiter = limiter
@@ -158,36 +151,9 @@ class Plane:
         wire: Wire,
         caller: Caller | None,
     ) -> None:
-        caller, signed = (caller, None) if caller else self._identify(match, scope, headers, exchange)
-        exchange.client = caller.address
-        exchange.key = "" if caller.key is None else caller.key.name
-        if match.route.method == "POST":
-            self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
-            check_media_type(headers)
-        if b"traceparent" in headers:
-            exchange.traceparent = _trace(headers[b"traceparent"])
-        patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
-        most = self._config.max_body_bytes
-        content = body.at_once(most) or await self._read(body, most, exchange, watch, patience_s)
-        exchange.body_bytes = len(content)
-        once = None if signed is None else check_body(signed, content)
-        fields: Fields = read_fields(content) if match.route.method == "POST" else {}
-        surface = match.route.surface_of(fields)
-        answer.shape = surface
-        call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
-        model, call = model_of(self._registry, match.model_id, surface, call)
-        check_call(caller, call, model.id)
-        if self._config.pii is not PiiMode.OFF:
-            call = screened(call, self._config.pii)
-        exchange.model_id, exchange.stream = model.config.id, call.stream
-        if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
-            check_size(model, len(content), most)
-        answer.expect(surface, call, model.config.timeouts.open_after_s)
-        run = _run_of(call, model, exchange, watch, answer, caller, headers)
-        run.shorten(patience_s)
-        if model.config.fallbacks:
-            run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
-        rules = self._limiter.rules(caller.address, caller.key, surface.name)
+        run, rules, once = await self._intake.take(
+            match, scope, headers, exchange, answer, watch, body, caller
+        )
         watcher = _listen(wire, body, watch, answer)
         try:
             limited = rules is not FREE or once is not None
@@ -196,26 +162,6 @@ class Plane:
             wire.on_disconnect = None
             if watcher is not None:
                 watcher.cancel()
-
-    async def _read(
-        self, body: Body, most: int, exchange: Exchange, watch: Watch, patience_s: float | None
-    ) -> bytes:
-        if patience_s is not None:
-            watch.set(exchange.started_at + patience_s, attempt.patience_over)
-        with watch:
-            return await body.read(most)
-
-    def _identify(
-        self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange
-    ) -> tuple[Caller, Signed | None]:
-        """Who calls; a signature is good so far, but for the body and the nonce."""
-        peer, route, signed = scope["client"], match.route, None
-        caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
-        exchange.client = caller.address
-        if b"x-signature" in headers:
-            query = scope["query_string"].decode("latin-1")
-            caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
-        return self._guard.authenticate(caller, headers, route.need, route.guard_class), signed
 
     async def _serve_limited(self, run: Run, rules: Rules, answer: Answer, once: Once | None) -> None:
         run.call = counted(run.call, rules)
@@ -247,22 +193,6 @@ class Plane:
             answer.drop()
 
 
-def _run_of(
-    call: Call,
-    model: Model,
-    exchange: Exchange,
-    watch: Watch,
-    answer: Answer,
-    caller: Caller,
-    headers: dict[bytes, bytes],
-) -> Run:
-    timeouts = model.config.timeouts
-    deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
-    run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant, asks_kept(headers))
-    run.party, run.priority = caller.party, caller.priority(headers.get(_PRIORITY))
-    return run
-
-
 def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Task[None] | None":
     """Have the exchange interrupted when the client leaves before it has its whole answer."""
 
@@ -281,10 +211,6 @@ def _listen(wire: Wire, body: Body, watch: Watch, answer: Answer) -> "asyncio.Ta
         leave()
 
     return wire.loop.create_task(wait())
-
-
-def _trace(sent: bytes) -> str:
-    return sent.decode("ascii") if _TRACEPARENT.fullmatch(sent) else ""
 
 
 def _end_of(error: RouterError) -> attempt.End:

@@ -46,6 +46,7 @@ class Relay:
         timeouts: Timeouts,
         deadline: float,
         overtime: Callable[[], AttemptFailed] = attempt.time_is_up,
+        on_begun: Callable[[], None] | None = None,  # told when the first content was sent
     ) -> None:
         self._reader = reader
         self._sink = sink
@@ -55,6 +56,7 @@ class Relay:
         self._timeouts = timeouts
         self._deadline = deadline
         self._overtime = overtime
+        self._on_begun = on_begun
         self._splitter = sse.Splitter()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -115,6 +117,9 @@ class Relay:
                 raise AttemptFailed(attempt.JUNK, "4 MiB of events without content")
         elif out:
             await self._write(out, now, last=self._last and failure is None)
+            begun, self._on_begun = self._on_begun, None
+            if begun is not None:
+                begun()
         if failure is not None:
             raise failure
         return self._last

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
+from msgspec import structs
 
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.call import Call, Timeouts
 from pointsman.errors import RouterError
 from pointsman.exchange import Exchange
+from pointsman.poison import digest_of
 from pointsman.registry import Model
 from pointsman.relay import Sink as StreamSink
 from pointsman.replica import Replica
@@ -18,6 +20,10 @@ from pointsman.waiting import Priority
 from pointsman.watch import Watch
 
 _FIRST = Again(0.0)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Sink(StreamSink, Protocol):
@@ -54,13 +60,25 @@ class Run(msgspec.Struct):
     chain: tuple[Model, ...] = ()  # models that may be asked where this one cannot answer, in this order
     wanted: Model | None = None  # the model that the client asked for, where it is no longer `model`
     trouble: RouterError | None = None  # what became of that
-    digest: bytes = b""  # tells the request from others; empty: nobody had to know so far
+    known_by: bytes = b""  # its fingerprint; empty: nobody had to know so far
+    on_let_go: Callable[[], None] = _nothing  # told that its body is held no longer
 
     def shorten(self, patience_s: float | None) -> None:
         """Let it take no longer than the client is willing to wait; None: it did not say."""
         if patience_s is not None and self.exchange.started_at + patience_s < self.deadline:
             self.deadline = self.exchange.started_at + patience_s
             self.overtime = attempt.patience_over
+
+    def fingerprint(self) -> bytes:
+        """What tells its prompt from others."""
+        self.known_by = self.known_by or digest_of(self.home.id, self.call)
+        return self.known_by
+
+    def let_go(self) -> None:
+        """Hold what was asked no longer: its answer has begun, so that nobody else will be asked."""
+        self.fingerprint()
+        self.call = structs.replace(self.call, body=None, fields={}, wish=None)
+        self.on_let_go()
 
     @property
     def home(self) -> Model:

@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 
 import pytest
 
 from processes import Emulator, Router, wait_for
-from wire import TGI, VLLM, Client, Incoming, acall, call, check_stream, outcome, request
+from wire import TGI, VLLM, Client, Front, Incoming, acall, call, check_stream, outcome, request
 
 _numbers = count()
 _JSON = "content-type: application/json"
@@ -232,6 +233,27 @@ def test_a_body_too_much_is_refused_before_it_is_sent(engine: Emulator) -> None:
         holder.sock.close()
         wait_for(lambda: router.metric("pointsman_buffered_bytes") == 0, "nothing is held")
         assert outcome(VLLM, call(router.port, whole), stream=False) == "ok"
+
+
+@pytest.mark.parametrize("api", [VLLM, TGI], ids=["passed on", "translated"])
+def test_a_large_request_is_held_until_its_answer_begins(api: Front, engine: Emulator) -> None:
+    """Nobody else will be asked then; a long answer keeps no room from others. A small one costs nothing."""
+    path, value = api.value("Hello", 9, stream=True)
+    path, body = path.removeprefix(f"/models/{TGI.model}"), json.dumps(value).encode()
+    with Router(VLLM_GEMMA3_ENDPOINT=engine.url, **_PROBES) as router, ExitStack() as stack:
+        router.wait_until_up("gemma-3-12b")
+        engine.arm("hang_after", 4)
+        for size, held in ((700_000, 0), (1_000, 1_000)):
+            client = stack.enter_context(Client(router.port))
+            client.send(request("POST", path, body + b" " * (size - len(body)), _JSON))
+            assert client.read(until=b"\n\n").status == 200
+            wait_for(partial(holds, router, held), f"{held} are held")
+        stack.close()
+        wait_for(partial(holds, router, 0), "nothing is held")
+
+
+def holds(router: Router, size: int) -> bool:
+    return router.metric("pointsman_buffered_bytes") == size
 
 
 _SLOTS, _SERVICE_S = 8, 0.5

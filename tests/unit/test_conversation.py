@@ -23,6 +23,7 @@ from pointsman.exchange import Exchange
 from pointsman.generation import Message, Wish
 from pointsman.lengths import Lengths
 from pointsman.model import ModelConfig, ReplicaConfig
+from pointsman.poison import digest_of
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Replica
 from pointsman.resolver import Resolver
@@ -267,6 +268,20 @@ def large(size: int) -> bytes:
 
 
 # --- what is asked
+
+
+@pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024])
+async def test_a_large_request_is_let_go_when_its_answer_begins(size: int) -> None:
+    """Its fingerprint is kept, by which it is known should the engine die of it; a small one is just held."""
+    freed: list[bool] = []
+    talk = asking(STREAM_HEAD + b"".join(map(chunk, (WORD, WORD, DONE))) + b"0\r\n\r\n", stream=True)
+    talk.run.exchange.body_bytes, talk.run.on_let_go = size, lambda: freed.append(talk.client.sent != b"")
+    told = digest_of(talk.run.home.id, talk.run.call)
+    await talk.go()
+    gone = size == 64 * 1024
+    assert freed == [True] * gone
+    assert (talk.run.call.body is None, talk.run.call.fields == {}) == (gone, gone)
+    assert talk.run.fingerprint() == told
 
 
 async def test_the_request_is_ours() -> None:

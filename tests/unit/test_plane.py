@@ -39,6 +39,7 @@ from pointsman.errors import (
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.guard import Guard
+from pointsman.intake import trace_of
 from pointsman.limits import Limiter, LimitsConfig
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.origin import CorsConfig
@@ -658,7 +659,7 @@ def test_an_unfit_request_id_is_replaced(sent: bytes | None) -> None:
 def test_nothing_of_a_client_reaches_an_engines_head_but_two_forms(sent: bytes) -> None:
     """Its id and its trace are all we pass on, and neither can end a line, begin another or be long."""
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id(sent))
-    assert re.fullmatch(r"|[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", plane._trace(sent))
+    assert re.fullmatch(r"|[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", trace_of(sent))
 
 
 # --- which model
