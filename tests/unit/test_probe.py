@@ -29,7 +29,9 @@ from pointsman.stall import StallWatch
 
 pytestmark = pytest.mark.anyio
 
-QUICK = HealthConfig(interval_s=0.02, interval_changing_s=0.01, timeout_s=0.3)
+QUICK = HealthConfig(
+    interval_s=0.02, interval_changing_s=0.01, timeout_s=0.3, stall_s=60.0
+)  # on busy machines too
 MODELS = (
     b'{"object":"list","data":[{"id":"gemma","object":"model","owned_by":"vllm","max_model_len":8192},'
     b'{"id":"my-lora","object":"model","owned_by":"vllm","parent":"gemma","max_model_len":null}]}'
