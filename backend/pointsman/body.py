@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pointsman.errors import BODY_TOO_LARGE, BUFFER_FULL, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
+from pointsman.turns import LARGE_BYTES, give_way
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DRAINED_MAX_BYTES = 64 * 1024  # of a refused request's body that is read so that the client sees the answer
 _DRAIN_S = 2.0
-_LARGE_BYTES = 1 << 20
-_TURNS = 2  # of the loop: in one a small request of others is taken, in the next answered
 _RETRY_AFTER_S = 2  # by then a good part of what is held has been answered
 
 
@@ -105,9 +104,8 @@ class Body:
         if size > most:
             raise too_large(most)
         content = b"".join(parts)
-        if size > _LARGE_BYTES:  # joining took its time, and so will reading
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
+        if size > LARGE_BYTES:  # joining took its time, and so will reading
+            await give_way()
         return content
 
     async def drain(self) -> bool:

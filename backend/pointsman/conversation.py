@@ -5,7 +5,7 @@ from time import monotonic, time
 
 from msgspec import structs
 
-from pointsman import attempt
+from pointsman import attempt, turns
 from pointsman.apis import wish_of, writer_of
 from pointsman.apis.base import Reply
 from pointsman.attempt import AttemptFailed, End
@@ -41,6 +41,8 @@ async def converse(run: Run, replica: Replica, pool: Pool, lengths: Lengths) -> 
         RouterError: the call asks for what this engine cannot do.
     """
     run.watch.set(run.deadline, run.overtime)
+    if run.exchange.body_bytes > turns.LARGE_BYTES:  # to read it took its time, and so will writing
+        await turns.give_way()
     try:
         call, dialect, reply = run.call, DIALECTS[replica.engine], reply_to(run)
         if call.wish is None and dialect.carries(call, replica):
@@ -82,6 +84,8 @@ async def _translated(
     call, exchange = run.call, run.exchange
     dialect = DIALECTS[replica.engine]
     wish = wish_of(call)
+    if exchange.body_bytes > turns.LARGE_BYTES:
+        await turns.give_way()
 
     async def ask(outgoing: Outgoing) -> bytes | None:
         return await _small(run, pool, outgoing)

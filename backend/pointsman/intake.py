@@ -19,7 +19,8 @@ from pointsman.run import Run
 from pointsman.screening import screened
 from pointsman.signature import Signed
 from pointsman.store.base import Once
-from pointsman.surfaces.base import read_fields
+from pointsman.surfaces.base import read_fields, read_in_turns
+from pointsman.turns import LARGE_BYTES
 from pointsman.watch import Watch
 
 Scope = dict[str, Any]
@@ -81,7 +82,9 @@ class Intake:
         content = body.at_once(most) or await self._read(body, most, exchange, watch, patience_s)
         exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
-        fields: Fields = read_fields(content) if match.route.method == "POST" else {}
+        fields: Fields = {}
+        if match.route.method == "POST":
+            fields = read_fields(content) if len(content) <= LARGE_BYTES else await read_in_turns(content)
         surface = match.route.surface_of(fields)
         answer.shape = surface
         call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)

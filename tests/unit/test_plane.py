@@ -514,6 +514,23 @@ EVIL = (b"origin", b"https://evil.example")
 LARGE = (b"content-length", b"9999999")
 
 
+@pytest.mark.parametrize(("size", "waits"), [(900_000, False), (1_100_000, True)])
+async def test_others_have_their_turns_while_a_large_body_is_read(size: int, waits: bool) -> None:
+    """A small one is read at a stretch; in between the steps on a large one the loop goes on."""
+    stage, loop = Stage(), asyncio.get_running_loop()
+    passed: list[str] = []
+
+    async def answer(run: Run) -> None:
+        passed.append("asked")
+        await run.sink.whole(b"{}", b"")
+
+    stage.act = answer
+    loop.call_soon(loop.call_soon, passed.append, "another's turn")
+    wire = await stage.request(body=b'{"messages":[],"user":"%b"}' % (b"x" * size))
+    assert wire.status == 200
+    assert passed[:1] == (["another's turn"] if waits else ["asked"])
+
+
 @pytest.mark.parametrize(
     ("peer", "origin", "media_type", "declared", "body", "code"),
     [
