@@ -21,6 +21,7 @@ from pointsman.gauges import Load
 from pointsman.generation import Delta, Message, Tokens, Wish
 from pointsman.replica import Engine, Facts, Replica
 
+_encode = msgspec.json.Encoder().encode
 _MESSAGE_MAX = 1000  # characters of an engine's sentence that a client may see
 _INPUT = re.compile(r", 'input': .*")  # to the line's end: of pydantic's errors as vLLM writes them
 _UNFIT = re.compile(
@@ -283,9 +284,10 @@ def judge_error(payload: dict[str, object], operation: Operation) -> AttemptFail
 
 def join(fields: dict[str, msgspec.Raw]) -> bytes:
     """Write an object from raw values: order, numbers and nested bytes as they were."""
-    parts, before = list[bytes | msgspec.Raw](), b"{"
+    parts: list[bytes | msgspec.Raw] = []
+    before = b"{"
     for name, value in fields.items():
-        parts += (before, msgspec.json.encode(name), b":", value)
+        parts += (before, _encode(name), b":", value)
         before = b","
     parts.append(b"}" if parts else b"{}")
     return b"".join(parts)  # the one copy: a value may be megabytes
