@@ -298,7 +298,8 @@ class Prober:
             return Answer(response.status_code, bytes(body))
 
     async def _ask_for(self, replica: Replica, path: str, deadline: float, content: bytes | None) -> Answer:
-        return await self._ask(replica, path, deadline, content=content)
+        async with asyncio.timeout((deadline - time.monotonic()) * _BACKSTOP):
+            return await self._ask(replica, path, deadline, content=content)
 
 
 async def _rest(wanted: asyncio.Event, delay_s: float) -> None:

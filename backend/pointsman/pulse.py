@@ -85,18 +85,28 @@ class Pulse:
             every_s = self.config.deep_probe_s
             await asyncio.sleep((every_s or _IDLE_S) * (0.85 + 0.3 * self._rng.random()))
             quiet = monotonic() - replica.answered_at >= every_s
-            if every_s and quiet and replica.health.state is State.UP:
+            if every_s and quiet and replica.health.state is State.UP and not replica.draining:
                 await self.try_once(replica)
 
     async def try_once(self, replica: Replica) -> End:
-        """Ask for one token, and let that count as a call does."""
+        """Ask for one token, and let that count as a call does, unless it only waited for its turn."""
+        before = await self._count(replica)
         begun_at = monotonic()
         end = await self._one_token(replica, begun_at + self.config.deep_probe_s)
         if end is attempt.OK:
             replica.answered_at = monotonic()
+        elif end is attempt.TTFT and await self._worked(replica, before, begun_at):
+            return end  # it is full, maybe with others' calls, and our patience is shorter than theirs
         if end is not attempt.MISCONFIGURED:  # a model for embeddings, say: it generates for nobody
             self._outliers.end(replica, end, begun_at)
         return end
+
+    async def _worked(self, replica: Replica, before: float | None, since: float) -> bool:
+        """Whether text came or the counters moved since then; `before`: what they showed."""
+        if replica.heard_at > since:
+            return True
+        count = await self._count(replica)
+        return before is not None and count is not None and count != before
 
     async def _one_token(self, replica: Replica, deadline: float) -> End:
         dialect = self._dialects[replica.engine]

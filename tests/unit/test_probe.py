@@ -426,6 +426,9 @@ async def test_an_answer_that_drips_is_cut_off() -> None:
         await prober.probe_once(replica)
         assert time.monotonic() - began < 1
         assert replica.health.reason == "timed out after 0.1 s"
+        with pytest.raises(TimeoutError):  # nor does its page of metrics, for which the next check waits
+            await prober._ask_for(replica, "/metrics", time.monotonic() + 0.1, None)
+        assert time.monotonic() - began < 2
         assert connections(prober) == 0
 
 

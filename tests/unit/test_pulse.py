@@ -9,7 +9,7 @@ import pytest
 from pointsman import attempt
 from pointsman.attempt import End
 from pointsman.breaker import BreakerConfig
-from pointsman.conduct import Cause
+from pointsman.conduct import Cause, Conduct
 from pointsman.engines import DIALECTS
 from pointsman.outliers import Outliers
 from pointsman.progress import Progress, ProgressConfig
@@ -40,18 +40,29 @@ class Scene:
         self.pulse = Pulse(config, DIALECTS, self.outliers, self._ask, Random(1))
         self.asked: list[tuple[str, bytes | None]] = []
         self.answer: Answer | Exception = Answer(404, b"")
+        self.pages: list[Answer] = []  # of metrics, in turn; then the answer to everything
         self.progress = Progress()
 
     async def _ask(self, replica: Replica, path: str, deadline: float, content: bytes | None) -> Answer:
         assert replica is self.replica
         assert deadline >= self.now
         self.asked.append((path, content))
+        if content is None and self.pages:
+            return self.pages.pop(0)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
     def counts(self, tokens: int) -> None:
-        self.answer = Answer(200, _PAGES[self.replica.engine].format(tokens).encode())
+        self.answer = self.page(tokens)
+
+    def page(self, tokens: int) -> Answer:
+        return Answer(200, _PAGES[self.replica.engine].format(tokens).encode())
+
+    @property
+    def tries(self) -> list[str]:
+        """Where it was asked for a token."""
+        return [path for path, content in self.asked if content is not None]
 
     async def feel(self, at: float) -> Cause | None:
         self.now = at
@@ -139,9 +150,7 @@ async def test_one_token_is_enough(scene: Scene, engine: Engine) -> None:
     assert await scene.pulse.try_once(scene.replica) is attempt.OK
     assert scene.replica.conduct.cause is None
     assert scene.replica.answered_at == scene.now
-    ((path, body),) = scene.asked
-    assert path in ("/v1/completions", "/generate")
-    assert body is not None
+    assert scene.tries == [{Engine.VLLM: "/v1/completions", Engine.TGI: "/generate"}[engine]]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +179,42 @@ async def test_a_token_that_does_not_come_counts_as_a_call_does(
     assert conduct.calm == (end is attempt.MISCONFIGURED)
 
 
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_full_engine_is_not_accused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, engine: Engine, *, heard: bool
+) -> None:
+    """A token that is late behind others' says nothing while text comes or the counters move."""
+    scene.replica.engine = engine
+    scene.outliers.pool_of = lambda replica: (replica, Scene().replica)
+    scene.pages = [scene.page(7), scene.page(7 if heard else 8)]
+    scene.answer = httpx.ReadTimeout("late")
+    answer = scene.pulse._ask
+
+    async def late(replica: Replica, path: str, deadline: float, content: bytes | None) -> Answer:
+        if content is not None:
+            scene.now = deadline
+            scene.replica.heard_at = scene.now - 1.0 if heard else 0.0
+        return await answer(replica, path, deadline, content)
+
+    monkeypatch.setattr(scene.pulse, "_ask", late)
+    assert await scene.pulse.try_once(scene.replica) is attempt.TTFT
+    assert scene.replica.conduct.calm
+
+
+async def test_an_idle_engine_whose_token_is_late_is_accused(scene: Scene) -> None:
+    """Nothing moved there meanwhile; nor is one believed that tells its counters only now."""
+    scene.outliers.pool_of = lambda replica: (replica, Scene().replica)
+    for pages in ([scene.page(7), scene.page(7)], [Answer(404, b""), scene.page(7)]):
+        scene.replica.conduct = Conduct()
+        scene.pages = pages
+        scene.answer = httpx.ReadTimeout("late")
+        assert await scene.pulse.try_once(scene.replica) is attempt.TTFT
+        assert scene.replica.conduct.cause is Cause.SILENT
+
+
 async def test_only_who_was_silent_is_asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica that answered a client lately, or is down, is asked for no token."""
+    """A replica that answered a client lately, is drained, or is down, is asked for no token."""
     rounds = 0
 
     async def pass_time(seconds: float) -> None:
@@ -181,11 +224,13 @@ async def test_only_who_was_silent_is_asked(scene: Scene, monkeypatch: pytest.Mo
         if rounds == 2:
             scene.replica.answered_at = scene.now
         if rounds == 3:
-            scene.replica.health = Health(State.DOWN)
+            scene.replica.draining, scene.replica.answered_at = True, 0.0
         if rounds == 4:
+            scene.replica.draining, scene.replica.health = False, Health(State.DOWN)
+        if rounds == 5:
             raise asyncio.CancelledError
 
     monkeypatch.setattr("pointsman.pulse.asyncio.sleep", pass_time)
     with pytest.raises(asyncio.CancelledError):
         await scene.pulse.keep_trying(scene.replica)
-    assert len(scene.asked) == 1
+    assert len(scene.tries) == 1
