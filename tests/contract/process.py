@@ -25,10 +25,11 @@ FLAGS = ("--api-key", KEY, "--max-num-seqs", "2", "--sse-keep-alive-interval", "
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running server. `real`: vLLM itself, not the emulator."""
+    """A running server. `real`: vLLM itself, not the emulator. `pid`: the process that listens."""
 
     url: str
     real: bool
+    pid: int
 
     @property
     def port(self) -> int:
@@ -44,8 +45,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], url: str | None, log: Path, *, within_s: float) -> Iterator[str]:
-    """Run `command` until the block ends; enter it, with the server's URL, when GET /health answers 200.
+def running(command: list[str], url: str | None, log: Path, *, within_s: float) -> Iterator[tuple[str, int]]:
+    """Run `command` until the block ends; enter it, with URL and process id, when GET /health answers 200.
 
     `url` None: the command prints it. Raises AssertionError with the end of its output when it dies or is not
     ready in time.
@@ -61,7 +62,7 @@ def running(command: list[str], url: str | None, log: Path, *, within_s: float) 
             start_new_session=True,
         )
     try:
-        yield wait_ready(process, url, log, within_s)
+        yield wait_ready(process, url, log, within_s), process.pid
     finally:
         process.terminate()
         try:
@@ -97,8 +98,8 @@ def healthy(url: str) -> bool:
 def emulator(engine: str, log: Path, *flags: str) -> Iterator[Engine]:
     """The emulator, as engine `tgi` or `vllm`, on a port of its choice."""
     command = [sys.executable, "-m", "emulator", "--engine", engine, "--port", "0", *flags]
-    with running(command, None, log, within_s=20) as url:
-        yield Engine(url, real=False)
+    with running(command, None, log, within_s=20) as (url, pid):
+        yield Engine(url, real=False, pid=pid)
 
 
 @contextmanager
@@ -120,5 +121,5 @@ def real_vllm(log: Path) -> Iterator[Engine]:
     """vLLM itself on CPU; takes about a minute."""
     port = free_port()
     command = [str(VLLM_CPU), "serve", "--port", str(port), *FLAGS]
-    with running(command, f"http://127.0.0.1:{port}", log, within_s=300) as url:
-        yield Engine(url, real=True)
+    with running(command, f"http://127.0.0.1:{port}", log, within_s=300) as (url, pid):
+        yield Engine(url, real=True, pid=pid)

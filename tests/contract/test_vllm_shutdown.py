@@ -62,7 +62,7 @@ def started(command: list[str], log: Path) -> Iterator[tuple[Engine, Process]]:
         )
     try:
         url = wait_ready(process, f"http://127.0.0.1:{port}", log, within_s=300)
-        yield Engine(url, real=real), process
+        yield Engine(url, real=real, pid=process.pid), process
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
