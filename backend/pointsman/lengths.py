@@ -17,6 +17,7 @@ from pointsman.errors import INVALID_PARAMETER, RouterError
 from pointsman.generation import Message, Wish
 from pointsman.replica import Replica
 from pointsman.transcript import alternating, render
+from pointsman.turns import LARGE_BYTES, give_way
 
 _KEPT = 1024  # counts
 _SPECIAL = 8  # tokens that an engine may put around a text
@@ -47,14 +48,15 @@ class Lengths:
             RouterError: INVALID_PARAMETER, when text and length together do not fit.
             AttemptFailed: the engine's answer makes no sense.
         """
-        size = len(wish.prompt.encode()) + _SPECIAL
+        prompt = wish.prompt.encode()
+        size = len(prompt) + _SPECIAL
         most = replica.facts.max_total_tokens
         long = wish.first_tokens is not None and size - _SPECIAL > wish.first_tokens
         endless = wish.max_new is None and not dialect.goes_on
         tight = most is not None and (endless or size + (wish.max_new or 0) > most)
         if not (long or tight):
             return wish
-        count, text = await self._count(wish, replica, dialect, ask)
+        count, text = await self._count(wish, prompt, replica, dialect, ask)
         if text != wish.prompt:
             told = (*wish.ignored, f"prompt;truncated={wish.first_tokens}")
             wish = structs.replace(wish, prompt=text, ignored=told)
@@ -128,15 +130,19 @@ class Lengths:
             self._kept.popitem(last=False)
 
     async def _count(
-        self, wish: Wish, replica: Replica, dialect: Dialect, ask: Ask
+        self, wish: Wish, prompt: bytes, replica: Replica, dialect: Dialect, ask: Ask
     ) -> tuple[int | None, str]:
         """How many tokens the text has, and as much of it as counts; None where the engine does not tell."""
-        seed = f"{replica.model_id}\n{replica.engine}\n{replica.own_name}\n{wish.first_tokens}\n{wish.prompt}"
-        key = blake2b(seed.encode(), digest_size=16).digest()
+        own = f"{replica.model_id}\n{replica.engine}\n{replica.own_name}\n{wish.first_tokens}\n"
+        hashed = blake2b(own.encode(), digest_size=16)
+        hashed.update(prompt)  # not joined: it may be megabytes
+        key = hashed.digest()
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
             return kept[0], _until(wish.prompt, kept[1])
+        if len(prompt) > LARGE_BYTES:
+            await give_way()
         body = await ask(dialect.tokenize(wish.prompt, replica))
         if body is None:
             return None, wish.prompt

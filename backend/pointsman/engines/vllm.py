@@ -42,6 +42,7 @@ _GUIDED = {
     "guided_choice": "choice",
     "guided_grammar": "grammar",
 }
+_COLONS_MAX = 120_000  # in messages that are looked through for nulls: more would hold up our loop
 _MAY_BE_NULL = frozenset({"content"})  # of a message; vLLM refuses null in its other fields
 
 
@@ -164,10 +165,11 @@ def _structured(fields: Fields) -> Fields:
 
 def _without_nulls(fields: Fields) -> Fields:
     """Leave out null fields, at the top level and in messages: clients send them, vLLM refuses some."""
-    kept = {name: value for name, value in fields.items() if bytes(value) != b"null"}
-    if "messages" in kept and b"null" in bytes(kept["messages"]):
+    kept = {name: value for name, value in fields.items() if len(value) != 4 or bytes(value) != b"null"}
+    told = bytes(kept.get("messages", b""))
+    if b"null" in told and (len(told) < _COLONS_MAX or told.count(b":") < _COLONS_MAX):
         try:
-            messages = msgspec.json.decode(kept["messages"], type=list[Fields])
+            messages = msgspec.json.decode(told, type=list[Fields])
         except msgspec.DecodeError:
             return kept  # not a list of objects: the engine says so better
         mended = [

@@ -135,6 +135,21 @@ def _counted(body: bytes) -> Fields:
     return {str(name): value for name, value in found.items()}  # plain names again, for encoders
 
 
+def names_in(fields: Fields, name: str) -> list[str]:
+    """The names of the fields of an object within a body; none where it is no object.
+
+    Raises:
+        RouterError: it has more of them than a body may have.
+    """
+    try:
+        raw = fields[name]
+        return list(_counted(bytes(raw)) if len(raw) > _LARGE_BYTES else _decoder.decode(raw))
+    except msgspec.DecodeError as error:
+        if isinstance(error.__cause__, _TooMany):
+            raise invalid(name, f"have at most {FIELDS_MAX:,} fields") from None
+        return []
+
+
 def _check_messages(messages: msgspec.Raw) -> None:
     """Bound their number: they are walked through one by one. What is no list is for others to refuse."""
     try:

@@ -7,7 +7,15 @@ from pointsman.engines.vllm import CONTROL_FIELDS
 from pointsman.errors import RouterError
 from pointsman.keys import Need
 from pointsman.sse import frame
-from pointsman.surfaces.base import check_count, check_numbers, error_object, flag, invalid, model_name
+from pointsman.surfaces.base import (
+    check_count,
+    check_numbers,
+    error_object,
+    flag,
+    invalid,
+    model_name,
+    names_in,
+)
 from pointsman.surfaces.media import refuse_remote
 
 _TYPES = {
@@ -64,11 +72,7 @@ def _control_field(fields: Fields, body: bytes) -> str | None:
             return name
     outputs = fields.get("structured_outputs")
     if outputs is not None and (b'"_' in body or b"\\u" in body):
-        try:
-            names = msgspec.json.decode(outputs, type=Fields)
-        except msgspec.DecodeError:
-            return None  # no object: the engine says so better
-        for name in names:
+        for name in names_in(fields, "structured_outputs"):
             if name.startswith("_"):  # vLLM's own notes, such as which backend is to run
                 return f"structured_outputs.{name}"
     return None

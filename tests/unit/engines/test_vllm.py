@@ -203,3 +203,13 @@ def test_the_older_names_of_a_structure_are_obeyed(old: str, new: str) -> None:
     assert b'"%s":{"b":1' % old.encode() in sent
     named = b'{"model":"m","messages":[],"%s":1,"structured_outputs":{"json":{}}}' % old.encode()
     assert DIALECT.encode(call(named), replica("m")).body == named
+
+
+@pytest.mark.parametrize(("fields", "mended"), [(1_000, True), (200_000, False)])
+def test_nulls_are_left_out_of_messages_that_are_soon_looked_through(fields: int, mended: bool) -> None:
+    """Of more than anybody sends, nothing is left out: vLLM then says what is wrong with it."""
+    names = ",".join([f'"f{number}":null' for number in range(fields)])
+    body = f'{{"model":"m","user":null,"messages":[{{"role":"user","content":"a",{names}}}]}}'.encode()
+    told = sent(body, replica("m"))
+    assert b'"user":null' not in told
+    assert (b'"f1":null' not in told) is mended

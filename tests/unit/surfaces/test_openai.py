@@ -243,6 +243,15 @@ def test_messages_beside_media_hold_few_values() -> None:
     decode(f'{{"messages":[{{"x":[{values}1]}}]}}'.encode())
 
 
+def test_structured_outputs_have_few_fields() -> None:
+    """Each is looked at; so there are as many as in a whole body, and a long list within one is no field."""
+    names = ",".join([f'"f{number}":1' for number in range(20_000)])
+    error = refused(f'{{"messages":[],"structured_outputs":{{"_x":1,{names}}}}}'.encode())
+    assert (error.param, "1,000 fields" in error.message) == ("structured_outputs", True)
+    words = ",".join(['"_a"'] * 20_000)
+    decode(f'{{"messages":[],"structured_outputs":{{"choice":[{words}]}}}}'.encode())
+
+
 def test_messages_no_parser_agrees_on_are_refused_by_name() -> None:
     """A number that is infinite to some, within messages that must be read, is the client's mistake."""
     error = refused(b'{"messages":[{"image_url":null,"x":1e400}]}')
