@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from pointsman.access import (
     CACHED_LINES,
     CACHED_VALUE_BYTES,
+    CHAINS_CACHED,
     LOOPBACK,
     MAX_HEADER_BYTES,
     MAX_ITEMS,
+    PEERS_CACHED,
     PRIVATE,
     AccessConfig,
     AccessRules,
@@ -129,6 +131,7 @@ FURTHER: list[tuple[str | None, Lines, str | None]] = [
     ("10.0.0.2", xff("localhost"), None),
     ("10.0.0.2", xff("unix:"), None),
     ("10.0.0.2", xff("_hidden"), None),
+    ("10.0.0.2", xff(f"X{C}"), None),
     ("10.0.0.2", xff("\xb9\xb2\xb3.0.0.1"), None),
     # junk right of the client spoils it, junk left of it does not
     ("10.0.0.2", xff(f"{C}, unknown, 10.0.0.3"), None),
@@ -253,6 +256,8 @@ def test_forwarded_is_not_replaced(headers: Lines, reason: Reason) -> None:
         ([C], None),
         ([""], None),
         (["for="], None),
+        ([f"Xfor={C}"], None),
+        ([f"\x0bfor={C}"], None),
         # an outsider's text inside a quoted string of the proxy
         ([f'for={C};host="a, for=10.0.0.1;b=c"'], None),
         ([f'for={C};host="a, for=10.0.0.1;b=\\"c"'], None),
@@ -424,13 +429,15 @@ def test_bad_network_is_explained(bad: str, hint: str) -> None:
     ],
 )
 def test_world_is_refused(text: str) -> None:
-    """No list covers the whole internet by accident, in one piece or in several."""
+    """No list covers the whole internet by accident, in pieces neither; each has its own remedy."""
     world = parse_networks(text, "X")
-    with pytest.raises(ValueError, match=r"^ALLOWED_NETWORKS covers .*DISABLE_IP_RESTRICTION=true"):
+    with pytest.raises(ValueError, match=r"^ALLOWED_NETWORKS covers .*; set DISABLE_IP_RESTRICTION=true "):
         AccessConfig(allowed=world)
-    with pytest.raises(ValueError, match=r"^TRUSTED_PROXIES covers "):
+    with pytest.raises(
+        ValueError, match=r"^TRUSTED_PROXIES covers .*; list only the addresses of your proxies"
+    ):
         AccessConfig(trusted_proxies=world, disabled=True)
-    with pytest.raises(ValueError, match=r"^OPS_NETWORKS covers "):
+    with pytest.raises(ValueError, match=r"^OPS_NETWORKS covers .*; list the operators' networks"):
         AccessConfig(ops=world, disabled=True)
     assert AccessConfig(allowed=world, denied=world, disabled=True).allowed == world
 
@@ -452,6 +459,8 @@ def test_rules_agree_with_the_plain_functions() -> None:
             assert ruling.client == client_address(peer, headers, config)
             assert ruling.decision is verdict(ruling.client, config)
             assert ruling.ops is verdict(ruling.client, config, ops=True)
+            assert ruling.admitted is ruling.decision.allowed
+            assert ruling.is_ops is ruling.ops.allowed
 
 
 def test_repeated_caller_is_remembered_and_big_headers_are_not() -> None:
@@ -463,6 +472,21 @@ def test_repeated_caller_is_remembered_and_big_headers_are_not() -> None:
     for big in (xff(" " * CACHED_VALUE_BYTES + C), xff(*["6.6.6.6"] * CACHED_LINES, C)):
         assert rules.decide(None, big).client.text == C
         assert rules.decide(None, big) is not rules.decide(None, big)
+    at_most = " " * (CACHED_VALUE_BYTES - len(C)) + C
+    for largest in (xff(at_most), xff(*["6.6.6.6"] * (CACHED_LINES - 1), C)):
+        assert rules.decide(None, largest) is rules.decide(None, largest)
+
+
+def test_what_is_remembered_of_callers_has_a_bound() -> None:
+    """However many come, each memory keeps so many and lets the oldest go."""
+    rules = AccessRules(NGINX)
+    assert rules.sizes() == {"peers": 0, "chains": 0}
+    for number in range(PEERS_CACHED + 2):
+        rules.decide(str(ip_address("203.0.113.0") + number), [])
+    assert rules.sizes() == {"peers": PEERS_CACHED, "chains": 0}
+    for number in range(CHAINS_CACHED + 2):
+        rules.decide(None, xff(str(ip_address("203.0.113.0") + number)))
+    assert rules.sizes() == {"peers": PEERS_CACHED, "chains": CHAINS_CACHED}
 
 
 def test_defaults() -> None:

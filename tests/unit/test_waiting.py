@@ -131,6 +131,28 @@ def test_a_class_that_was_away_has_saved_up_no_turns() -> None:
     assert got["l"] in (2, 3)
 
 
+def test_calls_that_come_one_at_a_time_have_saved_up_no_turns() -> None:
+    """A class that is away between its calls has its share as one that waits."""
+    line = line_of(*[f"l{number}" for number in range(100)], priority=LOW)
+    served(line, 50)
+    got: Counter[str] = Counter()
+    for number in range(51):
+        high = One(f"h{number}", HIGH)
+        line.join(high)
+        (name,) = served(line, 1)
+        got[name[0]] += 1
+        if high in line:
+            line.leave(high)
+    assert got["l"] in (2, 3)
+
+
+def test_who_leaves_unserved_has_had_no_turn() -> None:
+    """Whose call ends while it waits is not passed over for it."""
+    line = line_of("a1", "a2", "b1", "b2")
+    line.leave(next(line.order(0.0)))
+    assert served(line, 3) == ["a2", "b1", "b2"]
+
+
 def test_who_cannot_use_a_slot_is_passed_over() -> None:
     """And keeps its place for the next."""
     line = line_of("a1", "b1", "b2", "c1")
@@ -140,16 +162,42 @@ def test_who_cannot_use_a_slot_is_passed_over() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(Priority)), min_size=1, max_size=60))
-def test_the_order_that_is_told_is_the_order_that_comes(calls: list[tuple[str, Priority]]) -> None:
-    """While nobody comes or goes: so the place that a client is told is true."""
+def test_the_order_is_that_of_the_rules(calls: list[tuple[str, Priority]]) -> None:
+    """As a plainer reading gives it, while nobody comes or goes."""
     line: Line[One] = Line(PATIENCE_S)
     for number, (party, priority) in enumerate(calls):
-        line.join(One(f"{party}{number}", priority, float(number)))
-    for now in (0.0, 1000.0):
-        told = names(line.order(now))
-        assert sorted(told) == sorted(f"{party}{number}" for number, (party, _) in enumerate(calls))
-        assert [line.position(one, now) for one in line.order(now)] == [*range(1, len(calls) + 1)]
+        line.join(One(f"{party}{number}", priority))
     assert served(line, len(calls)) == names_in(calls)
+    assert len(line) == 0
+
+
+def test_the_order_that_is_told_counts_the_turns_that_were_had() -> None:
+    """Who is a turn ahead has its next one after the others' next, and all take turns from there on."""
+    line = line_of("a1", "a2", "a3", "b1", "b2", "b3")
+    assert names(line.order(0.0)) == ["a1", "b1", "a2", "b2", "a3", "b3"]
+    line.serve(next(islice(line.order(0.0), 1, None)))
+    assert names(line.order(0.0)) == ["a1", "a2", "b2", "a3", "b3"]
+    line.serve(next(islice(line.order(0.0), 2, None)))
+    assert names(line.order(0.0)) == ["a1", "a2", "a3", "b3"]
+
+
+STEPS = st.tuples(st.sampled_from("abcd"), st.sampled_from(Priority), st.none() | st.integers(0, 3))
+
+
+@given(st.lists(STEPS, min_size=1, max_size=60), st.sampled_from([0.0, 1000.0]))
+def test_the_order_that_is_told_is_the_order_that_comes(
+    steps: list[tuple[str, Priority, int | None]], now: float
+) -> None:
+    """Whoever was served or passed over before: so the place that a client is told is true."""
+    line: Line[One] = Line(PATIENCE_S)
+    for number, (party, priority, passed_over) in enumerate(steps):
+        line.join(One(f"{party}{number}", priority, float(number)))
+        if passed_over is not None:
+            able = [*islice(line.order(now), passed_over + 1)]
+            line.serve(able[-1])
+    told = [*line.order(now)]
+    assert [line.position(one, now) for one in told] == [*range(1, len(told) + 1)]
+    assert served(line, len(told), now) == names(told)
     assert len(line) == 0
 
 
@@ -204,6 +252,20 @@ def test_what_is_remembered_of_parties_has_a_bound() -> None:
     assert len(kind.served) <= 256
 
 
+def test_parties_that_leave_unserved_push_nobody_out_of_memory() -> None:
+    """What many gave up waiting for is nothing to remember them by."""
+    line = line_of("a1", "b1")
+    assert served(line, 1) == ["a1"]
+    for number in range(2000):
+        one = One("c")
+        one.party = f"party {number}"
+        line.join(one)
+        line.leave(one)
+    late = 100.0
+    line.join(One("a2", since=late))
+    assert served(line, 2, late) == ["b1", "a2"]
+
+
 # --- a full line
 
 
@@ -218,6 +280,24 @@ def test_the_party_with_most_waiting_gives_way() -> None:
     even = line_of("a1", "b1")
     assert even.displaced(One("c1"), 0.0) is None
     assert not even.crowds(One("c1"))
+
+
+def test_a_party_gives_way_to_one_that_will_have_fewer() -> None:
+    """One more than the newcomer's party would have is enough, and as many is not."""
+    line = line_of("a1", "a2")
+    out = line.displaced(One("b1"), 0.0)
+    assert out is not None
+    assert out.name == "a2"
+    assert line_of("a1", "a2", "b1").displaced(One("b2"), 0.0) is None
+    out = line_of("a1", "a2", "a3", "b1").displaced(One("b2"), 0.0)
+    assert out is not None
+    assert out.name == "a3"
+
+
+def test_more_than_an_equal_share_crowds() -> None:
+    """The newcomer counted; exactly an equal share does not crowd."""
+    assert line_of("a1", "b1").crowds(One("a2"))
+    assert not line_of("a1", "b1", "b2").crowds(One("a2"))
 
 
 def test_the_oldest_goes_where_the_newest_are_served_first() -> None:
@@ -291,6 +371,15 @@ def test_retry_after_is_when_the_line_will_be_empty(
 ) -> None:
     """By the slots there are and what a call takes of late; 1 to 30 s, and 5 where nothing is known."""
     assert retry_after_s(waiting, slots, service_s, 0.0) == told_s
+
+
+@pytest.mark.parametrize(
+    ("service_s", "jitter", "told_s"),
+    [(4.0, 0.24, 8), (4.0, 0.25, 9), (4.0, 0.99, 11), (60.0, 0.99, 39)],
+)
+def test_retry_after_differs_between_clients(service_s: float, jitter: float, told_s: int) -> None:
+    """Not all are to come back at once: the longer the wait, the wider they are spread."""
+    assert retry_after_s(20, 10, service_s, jitter) == told_s
 
 
 @given(st.integers(1, 256), st.floats(0.001, 100), st.floats(0, 1, exclude_max=True))
