@@ -49,7 +49,8 @@ class ClientConnection(HttpToolsProtocol):
                 self._door.refuse(self.loop.time())
                 transport.abort()
         if self.client is None and transport.get_extra_info("socket").family != socket.AF_UNIX:
-            self.client = ("", 0)  # gone already; None would mean a unix socket, which is trusted
+            self._deaf = True  # gone already, and its address with it; None is who comes by a unix socket
+            transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -1,6 +1,8 @@
 """How a client's connection ends when the server does."""
 
 import asyncio
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -24,10 +26,12 @@ class Served:
         self.begun = asyncio.Event()
         self.may_begin = asyncio.Event()
         self.asked = asyncio.Event()
+        self.clients: list[Any] = []
         self.may_begin.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked.set()
+        self.clients.append(scope["client"])
         await self.may_begin.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"o", "more_body": True})
@@ -44,19 +48,28 @@ class Stage:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     connection: Protocol
+    taken: list[Protocol]
 
-    async def begin(self) -> "Stage":
-        self.app, self.state = Served(), Connections()
+    async def begin(self, *, late: bool = False) -> "Stage":
+        """Connect; `late`: somebody else did, asked and hung up before anybody was taken."""
+        self.app, self.state, self.taken = Served(), Connections(), []
         front = FrontConfig(listen=(TcpAddress("127.0.0.1", 0),))
         config = config_for(self.app, front)
         config.load()
         loop = asyncio.get_running_loop()
         (bound,) = listen(front)
+        if late:
+            with socket.create_connection(bound.getsockname()) as hasty:
+                hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets
+                hasty.sendall(ASK)
         made: asyncio.Future[Protocol] = loop.create_future()
 
         def make() -> Protocol:
-            made.set_result(Protocol(config=config, server_state=self.state, app_state={}, _loop=loop))
-            return made.result()
+            one = Protocol(config=config, server_state=self.state, app_state={}, _loop=loop)
+            self.taken.append(one)
+            if len(self.taken) > late:
+                made.set_result(one)
+            return one
 
         self.server = await loop.create_server(make, sock=bound)
         self.reader, self.writer = await asyncio.open_connection(*bound.getsockname())
@@ -172,3 +185,19 @@ async def test_half_a_request_is_not_idle(stage: Stage) -> None:
     stage.app.may_end.set()
     stage.writer.write(ASK[10:])
     assert b"HTTP/1.1 200 OK" in await stage.head()
+
+
+@pytest.fixture
+async def late() -> Any:
+    made = await Stage().begin(late=True)
+    yield made
+    made.end()
+
+
+async def test_who_was_gone_before_it_was_taken_has_asked_for_nothing(late: Stage) -> None:
+    """Its address is gone too: no rule could be put to it, and the log would tell of an unknown caller."""
+    late.app.may_end.set()
+    await late.ask()
+    await late.head()
+    assert len(late.taken) == 2
+    assert [client[0] for client in late.app.clients] == ["127.0.0.1"]
