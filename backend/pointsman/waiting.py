@@ -56,7 +56,6 @@ class _Party(Generic[_W]):
 
 class _Class(Generic[_W]):
     def __init__(self, weight: int) -> None:
-        self.weight = weight
         self.stride = 1 / weight
         self.passed = 0.0  # grows by the stride with each that is served; the least is next
         self.round = 0  # of the parties, the earliest that is being served
