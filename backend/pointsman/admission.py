@@ -81,7 +81,9 @@ class Admission:
         if found and self._lines and model in self._lines:
             self._hand_out(model)  # who waits comes before
             found = eligible(model, run.call, run.asked, again=again)
-        return self._lease(model, found) if found else None
+        if not found:
+            return None
+        return self._registry.lease(found[0] if len(found) == 1 else pick(model, found, self._rng))
 
     async def wait(self, run: Run, *, again: bool) -> Lease:
         """A slot, when one is free and it is this call's turn.
@@ -170,7 +172,7 @@ class Admission:
             if waiter is None:
                 return
             line.serve(waiter)
-            waiter.lease = self._lease(model, found)
+            waiter.lease = self._registry.lease(pick(model, found, self._rng))
             waiter.end()
         if not line:
             del self._lines[model]
@@ -194,10 +196,6 @@ class Admission:
         # More than one line where operators warm single replicas, or after a change of the model's settings.
         for model in [one for one in self._lines if one.id == model_id]:
             self._hand_out(model)
-
-    def _lease(self, model: Model, found: list[Replica]) -> Lease:
-        replica = pick(model, found, self._rng)
-        return self._registry.lease(replica)
 
     def _leave(self, waiter: _Waiting) -> None:
         """Leave nothing behind: neither a place in the line nor a slot that nobody took up."""

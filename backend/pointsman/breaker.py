@@ -117,8 +117,7 @@ def note(conduct: Conduct, found: Evidence, now: float, config: BreakerConfig) -
     if found is Evidence.NOTHING:
         return None
     if found is Evidence.GOOD:
-        _heal(conduct)
-        _slot(conduct, now, config)[1] += 1
+        note_good(conduct, now, config)
         return None
     _punish(conduct, now)
     if found is Evidence.REFUSAL:
@@ -137,6 +136,19 @@ def note(conduct: Conduct, found: Evidence, now: float, config: BreakerConfig) -
     return _due(conduct, config)
 
 
+def note_good(conduct: Conduct, now: float, config: BreakerConfig) -> None:
+    """Take a good end of an attempt into account."""
+    conduct.failures = conduct.unreached = conduct.silences = 0
+    if not conduct.calm:
+        conduct.doubted = False
+        conduct.penalty *= _HEALED
+    lately = conduct.lately
+    if lately and lately[-1][0] >= int(now):
+        lately[-1][1] += 1
+    else:
+        _slot(conduct, now, config)[1] += 1
+
+
 def _due(conduct: Conduct, config: BreakerConfig) -> Cause | None:
     if conduct.unreached >= config.connect_errors:
         return Cause.UNREACHED
@@ -149,13 +161,6 @@ def _due(conduct: Conduct, config: BreakerConfig) -> Cause | None:
     if calls >= config.success_calls and good < config.success_share * calls:
         return Cause.RATE
     return None
-
-
-def _heal(conduct: Conduct) -> None:
-    conduct.failures = conduct.unreached = conduct.silences = 0
-    if not conduct.calm:
-        conduct.doubted = False
-        conduct.penalty *= _HEALED
 
 
 def _punish(conduct: Conduct, now: float, by: float = 1.0) -> None:

@@ -23,14 +23,13 @@ def eligible(model: Model, call: Call, asked: set[Replica], *, again: bool) -> l
         asked: those that this exchange has asked already.
         again: they may be asked once more.
     """
+    found = []
     for replica in model.pool:  # the usual case costs least so; each call comes by
         if not replica.conduct.calm:
             return [one for one in _in_rotation(model, call, asked, again=again) if not one.full]
-    return [
-        replica
-        for replica in model.pool
-        if replica.ready and (again or replica not in asked) and DIALECTS[replica.engine].speaks(call)
-    ]
+        if replica.ready and (again or replica not in asked) and DIALECTS[replica.engine].speaks(call):
+            found.append(replica)
+    return found
 
 
 def reachable(model: Model, call: Call, asked: set[Replica], *, again: bool) -> bool:

@@ -73,7 +73,7 @@ def reply_to(run: Run) -> Reply:
     def elapsed() -> float:
         return monotonic() - exchange.started_at
 
-    model_id = run.home.id  # what a client asked for is what it is told; a header tells who answered
+    model_id = (run.wanted or run.model).id  # as it was asked for; a header tells who answered
     return Reply(exchange.request_id, run.call.model or model_id, model_id, int(time()), elapsed)
 
 

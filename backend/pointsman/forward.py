@@ -63,7 +63,7 @@ class Forwarder:
             ClientGone: the client left.
         """
         run.model.budget.note_request(monotonic())
-        if self.poison:
+        if self.poison.bodies:
             self._heed(run)
         try:
             try:
@@ -188,7 +188,7 @@ class Forwarder:
             with run.watch:
                 await converse(run, replica, self._pools.of(replica), self._lengths)
             end = attempt.OK
-            if self.poison:
+            if self.poison.bodies:
                 self.poison.cleared(run.fingerprint())
         except ClientGone:
             end = attempt.CLIENT_ABORT
@@ -216,7 +216,7 @@ class Forwarder:
         if end in attempt.DEADLY:
             run.tried.hurt.add(replica.id)
             self.poison.failed(run.fingerprint(), replica.id, monotonic())
-        elif end is attempt.CONNECT and self.poison:
+        elif end is attempt.CONNECT and self.poison.bodies:
             self.poison.died(replica.id, monotonic())
 
     async def _break_off(self, run: Run, failure: AttemptFailed) -> None:

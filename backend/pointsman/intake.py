@@ -13,7 +13,7 @@ from pointsman.guard import PRIORITY_HEADER, Caller, Guard, check_body, check_ca
 from pointsman.limits import Limiter, Rules
 from pointsman.pii import PiiMode
 from pointsman.registry import Model, Registry
-from pointsman.replay import asks_kept
+from pointsman.replay import ASKS_KEPT, asks_kept
 from pointsman.routes import Match
 from pointsman.run import Run
 from pointsman.screening import screened
@@ -98,7 +98,8 @@ class Intake:
         answer.expect(surface, call, model.config.timeouts.open_after_s)
         run = _run_of(call, model, exchange, watch, answer, caller, headers)
         run.on_let_go = body.free
-        run.shorten(patience_s)
+        if patience_s is not None:
+            run.shorten(patience_s)
         if model.config.fallbacks:
             run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
         return run, self._limiter.rules(caller.address, caller.key, surface.name), once
@@ -135,8 +136,12 @@ def _run_of(
 ) -> Run:
     timeouts = model.config.timeouts
     deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
-    run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant, asks_kept(headers))
-    run.party, run.priority = caller.party, caller.priority(headers.get(_PRIORITY))
+    run = Run(call, model, exchange, watch, answer, deadline, timeouts, caller.tenant)
+    run.party = caller.party
+    if caller.key is not None or _PRIORITY in headers:
+        run.priority = caller.priority(headers.get(_PRIORITY))
+    if ASKS_KEPT in headers:
+        run.takes_kept = asks_kept(headers[ASKS_KEPT])
     return run
 
 

@@ -67,7 +67,7 @@ class Outliers:
         """A call to the replica ended; `begun_at` and `tried` as `begin` said."""
         conduct, now = replica.conduct, self._clock()
         if end.verdict is Verdict.SUCCESS and conduct.cause is None:  # nearly all calls
-            breaker.note(conduct, Evidence.GOOD, now, self.config)
+            breaker.note_good(conduct, now, self.config)
             return
         silent = replica.heard_at < begun_at
         found = breaker.evidence(end, silent=silent, lasted_s=now - begun_at)

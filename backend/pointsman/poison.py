@@ -54,42 +54,42 @@ class Poison:
 
     def __init__(self, lasts_s: float) -> None:
         self.lasts_s = lasts_s
-        self._bodies: OrderedDict[bytes, _Body] = OrderedDict()  # in the order of `at`
+        self.bodies: OrderedDict[bytes, _Body] = OrderedDict()  # by fingerprint, in the order of `at`
 
     def __len__(self) -> int:
-        return len(self._bodies)
+        return len(self.bodies)
 
     def failed(self, digest: bytes, replica_id: str, now: float) -> None:
         """A replica failed over a request in one of the ways of `attempt.DEADLY`."""
         if not self.lasts_s:
             return
-        body = self._bodies.setdefault(digest, _Body(now))
+        body = self.bodies.setdefault(digest, _Body(now))
         failed = body.replicas.get(replica_id)
         if failed is not None:
             failed.at = now
             return
         body.at = now
         body.replicas[replica_id] = _Failed(now)
-        self._bodies.move_to_end(digest)
-        if len(self._bodies) > ENTRIES:
-            self._bodies.popitem(last=False)
+        self.bodies.move_to_end(digest)
+        if len(self.bodies) > ENTRIES:
+            self.bodies.popitem(last=False)
 
     def died(self, replica_id: str, now: float) -> None:
         """A replica was found dead: of what it failed over last, it may have died."""
-        for body in self._bodies.values():
+        for body in self.bodies.values():
             failed = body.replicas.get(replica_id)
             if failed is not None and now - failed.at <= DEAD_WITHIN_S:
                 failed.died = True
 
     def cleared(self, digest: bytes) -> None:
         """A request got a good answer."""
-        self._bodies.pop(digest, None)
+        self.bodies.pop(digest, None)
 
     def ruling(self, digest: bytes, now: float) -> Ruling:
         """Who may be asked a request."""
-        while self._bodies and next(iter(self._bodies.values())).at <= now - self.lasts_s:
-            self._bodies.popitem(last=False)
-        body = self._bodies.get(digest)
+        while self.bodies and next(iter(self.bodies.values())).at <= now - self.lasts_s:
+            self.bodies.popitem(last=False)
+        body = self.bodies.get(digest)
         if body is None or len(body.replicas) < HURT_MAX:
             return FREE
         if sum(failed.died for failed in body.replicas.values()) >= HURT_MAX:

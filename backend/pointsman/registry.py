@@ -65,18 +65,18 @@ class Lease:
     `tries`: it is the one call that tries a replica that was ejected.
     """
 
-    __slots__ = ("_closed", "_on_close", "begun_at", "replica", "tries")
+    __slots__ = ("_closed", "_outliers", "begun_at", "replica", "tries")
 
     def __init__(
         self,
         replica: Replica,
-        on_close: "Callable[[Lease, End], None]",
-        begun_at: float = 0.0,
+        outliers: Outliers,
+        begun_at: float,
         *,
-        tries: bool = False,
+        tries: bool,
     ) -> None:
         self.replica = replica
-        self._on_close = on_close
+        self._outliers = outliers
         self._closed = False
         self.begun_at = begun_at  # monotonic seconds
         self.tries = tries
@@ -87,7 +87,7 @@ class Lease:
             return
         self._closed = True
         self.replica.in_flight -= 1
-        self._on_close(self, end)
+        self._outliers.end(self.replica, end, self.begun_at, tried=self.tries)
 
 
 class Registry:
@@ -95,7 +95,6 @@ class Registry:
 
     Args:
         default_model: a name of the model for requests that name none.
-        on_attempt: told of each finished attempt: the replica and how it ended.
         surfaces: what differs for some surfaces, by their names.
         outliers: ejects replicas by how attempts end; None: its rules with their own values.
     """
@@ -105,7 +104,6 @@ class Registry:
         models: Iterable[ModelConfig],
         retry: RetryConfig,
         default_model: str | None = None,
-        on_attempt: Callable[[Replica, End], None] = lambda replica, end: None,
         surfaces: Mapping[str, SurfaceConfig] = MappingProxyType({}),
         outliers: Outliers | None = None,
     ) -> None:
@@ -115,7 +113,6 @@ class Registry:
         self.networks: Networks = ()  # of replicas that operators add
         self._names: dict[Seat, str] = {}  # ids that another worker gave
         self._numbers: dict[str, int] = {}  # of the next new replica, by model
-        self._on_attempt = on_attempt
         self.outliers = outliers or Outliers(BreakerConfig(), Random())
         self.outliers.pool_of = self._pool_of
         # Names that engines serve, each with one that does; an entry is checked before it is believed.
@@ -262,11 +259,7 @@ class Registry:
 
     def lease(self, replica: Replica) -> Lease:
         begun_at, tries = self.outliers.begin(replica)
-        return Lease(replica, self._ended, begun_at, tries=tries)
-
-    def _ended(self, lease: Lease, end: End) -> None:
-        self.outliers.end(lease.replica, end, lease.begun_at, tried=lease.tries)
-        self._on_attempt(lease.replica, end)
+        return Lease(replica, self.outliers, begun_at, tries=tries)
 
     def _pool_of(self, replica: Replica) -> list[Replica]:
         model = self.models.get(replica.model_id)  # it may be gone meanwhile

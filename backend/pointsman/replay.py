@@ -4,7 +4,7 @@ On the routes whose operator wants it every whole answer is; elsewhere only wher
 its header, and only where the engine would answer the same again.
 """
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from pointsman.run import Run
 from pointsman.single_flight import SingleFlight
 from pointsman.store.base import Unavailable
 
-_HEADER = b"x-pointsman-cache"  # in lower case, as ASGI delivers them
+ASKS_KEPT = b"x-pointsman-cache"  # the header, in lower case, as ASGI delivers them
 _USE = b"use"
 _SHOWN = 40  # characters of a value that is wrong
 _encode = msgspec.msgpack.Encoder().encode
@@ -138,15 +138,14 @@ class Asked:
         return (self._replay if run.takes_kept else self._server).serve(run)
 
 
-def asks_kept(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a request takes an answer that was given before.
+def asks_kept(asked: bytes) -> bool:
+    """Whether a request takes an answer that was given before, by what its header says.
 
     Raises:
         RouterError: BAD_REQUEST, naming the header and what it may say.
     """
-    asked = headers.get(_HEADER)
-    if asked is None or asked == _USE:
-        return asked is not None
+    if asked == _USE:
+        return True
     shown = asked[:_SHOWN].decode("ascii", "replace")
     told = repr(shown) if shown.isprintable() else "(unprintable)"
     raise RouterError(BAD_REQUEST, f"The header X-Pointsman-Cache must be `use`, not {told}.")

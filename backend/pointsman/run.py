@@ -63,9 +63,9 @@ class Run(msgspec.Struct):
     known_by: bytes = b""  # its fingerprint; empty: nobody had to know so far
     on_let_go: Callable[[], None] = _nothing  # told that its body is held no longer
 
-    def shorten(self, patience_s: float | None) -> None:
-        """Let it take no longer than the client is willing to wait; None: it did not say."""
-        if patience_s is not None and self.exchange.started_at + patience_s < self.deadline:
+    def shorten(self, patience_s: float) -> None:
+        """Let it take no longer than the client is willing to wait."""
+        if self.exchange.started_at + patience_s < self.deadline:
             self.deadline = self.exchange.started_at + patience_s
             self.overtime = attempt.patience_over
 

@@ -17,12 +17,14 @@ from pointsman import admission as admission_module
 from pointsman import attempt, forward
 from pointsman.admission import Admission, AdmissionConfig
 from pointsman.attempt import AttemptFailed, End, Retry
+from pointsman.breaker import BreakerConfig
 from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.errors import INVALID_PARAMETER, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.lengths import Lengths
 from pointsman.model import ModelConfig, ReplicaConfig
+from pointsman.outliers import Outliers
 from pointsman.registry import Registry
 from pointsman.replica import Endpoint, Engine, Health, Replica, State
 from pointsman.retry import Again, Budget, RetryConfig
@@ -159,6 +161,18 @@ class Stage:
         await Forwarder(admission, cast("Pools", NoPools()), self.retry, Dice()).serve(self.run)
 
 
+class Noting(Outliers):
+    """Keeps how each attempt ended."""
+
+    def __init__(self, ended: list[tuple[str, End]]) -> None:
+        super().__init__(BreakerConfig(), Random())
+        self.ended = ended
+
+    def end(self, replica: Replica, end: End, begun_at: float, *, tried: bool = False) -> None:
+        self.ended.append((replica.id[-1], end))
+        super().end(replica, end, begun_at, tried=tried)
+
+
 class NoPools:
     def of(self, replica: Replica) -> None:
         return None
@@ -182,7 +196,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
         )
         config = ModelConfig("gemma", pool, "Gemma", timeouts=Timeouts(send_s=30.0))
         closed: list[tuple[str, End]] = []
-        registry = Registry([config], retry, on_attempt=lambda one, end: closed.append((one.id[-1], end)))
+        registry = Registry([config], retry, outliers=Noting(closed))
         model = registry.models["gemma"]
         model.policy, model.budget = policy, purse = First(), Purse(tokens)
         task = asyncio.current_task()

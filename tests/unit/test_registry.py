@@ -1,10 +1,14 @@
 """The registry: who a name means, which model is the default, and leases that end once."""
 
+from random import Random
+
 import pytest
 
 from pointsman import attempt
 from pointsman.attempt import End
+from pointsman.breaker import BreakerConfig
 from pointsman.model import ModelConfig, ReplicaConfig
+from pointsman.outliers import Outliers
 from pointsman.registry import Model, Registry, SurfaceConfig
 from pointsman.replica import Endpoint, Engine, Facts, Health, Replica, State
 from pointsman.retry import RetryConfig
@@ -257,7 +261,12 @@ def test_replicas_are_numbered_from_zero() -> None:
 def test_a_lease_closes_exactly_once() -> None:
     """The first end counts; later ends neither lower the load again nor are told."""
     told: list[tuple[Replica, End]] = []
-    names = Registry([config("a")], RetryConfig(), None, lambda replica, end: told.append((replica, end)))
+
+    class Noting(Outliers):
+        def end(self, replica: Replica, end: End, begun_at: float, *, tried: bool = False) -> None:
+            told.append((replica, end))
+
+    names = Registry([config("a")], RetryConfig(), outliers=Noting(BreakerConfig(), Random()))
     (replica,) = names.replicas
     first, second = names.lease(replica), names.lease(replica)
     assert replica.in_flight == 2
