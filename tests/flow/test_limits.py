@@ -69,8 +69,11 @@ def test_tokens_are_counted_and_the_count_is_not_shown(
         text = router.http.post("/v1/chat/completions", json=asking, headers=headers).text
         usage = next(json.loads(line[6:])["usage"] for line in text.splitlines() if '"usage":{' in line)
 
-        told = router.http.get("/usage", headers=headers).json()
-        assert told["used"]["requests"] == 2
+        def told_usage() -> Any:
+            return router.http.get("/usage", headers=headers).json()
+
+        wait_for(lambda: told_usage()["used"]["requests"] == 2, "both are counted")  # a stream after its end
+        told = told_usage()
         assert told["used"]["prompt_tokens"] == 2 * usage["prompt_tokens"]
         assert told["used"]["completion_tokens"] == 2 * usage["completion_tokens"] == 8
         left = 1000 - 2 * usage["total_tokens"]
