@@ -17,7 +17,7 @@ def everything_fails(size: Size) -> Iterable[Figure]:
             engine.arm("status", "500")
             engine.reset()
         results = asyncio.run(_steady(router.port, 100, seconds))
-        asked = sum(engine.stats()["routes"]["POST /v1/chat/completions"] for engine in failing)
+        asked = sum(engine.stats()["routes"].get("POST /v1/chat/completions", 0) for engine in failing)
         most = max(int(done.answer.header("x-pointsman-attempts") or "0") for done in results)
     yield Figure(f"calls ({told(results)})", len(results))
     yield Figure("attempts, as the engines counted, per call", asked / len(results), most=1.25)
@@ -28,7 +28,7 @@ async def _steady(port: int, rate: float, seconds: float) -> list[Done]:
     loop = asyncio.get_running_loop()
 
     def make(number: int) -> asyncio.Task[Done]:
-        return loop.create_task(call(port, VLLM, VLLM.request("Go", 5, stream=False), stream=False))
+        return loop.create_task(call(port, VLLM, VLLM.request(f"Go {number}", 5, stream=False), stream=False))
 
     return await open_loop(rate, seconds, make)
 
