@@ -81,9 +81,7 @@ class Admission:
         if found and self._lines and model in self._lines:
             self._hand_out(model)  # who waits comes before
             found = eligible(model, run.call, run.asked, again=again)
-        if not found:
-            return None
-        return self._registry.lease(found[0] if len(found) == 1 else pick(model, found, self._rng))
+        return self._registry.lease(pick(model, found, self._rng)) if found else None
 
     async def wait(self, run: Run, *, again: bool) -> Lease:
         """A slot, when one is free and it is this call's turn.

@@ -65,20 +65,14 @@ class Body:
         """
         if self._declared > most:
             raise too_large(most)
-        buffer = self._buffer
-        if buffer.held + self._declared > buffer.most:
-            buffer.check(self._declared)
+        self._buffer.check(self._declared)
         taken = self._take()
         if taken is None:
             return None
         self._begun = self.whole = True
-        size = len(taken)
-        if size > most:
+        if len(taken) > most:
             raise too_large(most)
-        self._held = size
-        buffer.held += size
-        if size > self._declared:  # it came in chunks
-            buffer.check()
+        self._hold(len(taken))
         return taken
 
     async def read(self, most: int) -> bytes:

@@ -142,11 +142,7 @@ def note_good(conduct: Conduct, now: float, config: BreakerConfig) -> None:
     if not conduct.calm:
         conduct.doubted = False
         conduct.penalty *= _HEALED
-    lately = conduct.lately
-    if lately and lately[-1][0] >= int(now):
-        lately[-1][1] += 1
-    else:
-        _slot(conduct, now, config)[1] += 1
+    _slot(conduct, now, config)[1] += 1
 
 
 def _due(conduct: Conduct, config: BreakerConfig) -> Cause | None:

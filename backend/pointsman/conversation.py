@@ -157,7 +157,10 @@ async def _whole(run: Run, replica: Replica, connection: Connection, reader: Rea
         if run.sink.committed:
             return
     try:
-        body = reader.whole(body)
+        if reader.mends and len(body) > turns.LARGE_BYTES:  # tokens of a long text take half a second
+            body = await asyncio.to_thread(reader.whole, body)
+        else:
+            body = reader.whole(body)
     except Misfit as misfit:
         run.call = repaired(run.call, misfit)
         raise AttemptFailed(attempt.MISFIT, misfit.fault) from None

@@ -69,14 +69,7 @@ class Intake:
             RouterError: it is refused, for the first reason there is.
             ClientGone: the client left before the end of its body.
         """
-        caller, signed = (caller, None) if caller else self._identify(match, scope, headers, exchange)
-        exchange.client = caller.address
-        exchange.key = "" if caller.key is None else caller.key.name
-        if match.route.method == "POST":
-            self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
-            check_media_type(headers)
-        if b"traceparent" in headers:
-            exchange.traceparent = trace_of(headers[b"traceparent"])
+        caller, signed = self._let_in(match, scope, headers, exchange, caller)
         patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
         most = self._most_bytes
         content = body.at_once(most) or await self._read(body, most, exchange, watch, patience_s)
@@ -112,17 +105,32 @@ class Intake:
         with watch:
             return await body.read(most)
 
-    def _identify(
-        self, match: Match, scope: Scope, headers: dict[bytes, bytes], exchange: Exchange
+    def _let_in(
+        self,
+        match: Match,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        exchange: Exchange,
+        caller: Caller | None,
     ) -> tuple[Caller, Signed | None]:
-        """Who calls; a signature is good so far, but for the body and the nonce."""
-        peer, route, signed = scope["client"], match.route, None
-        caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
+        """Who calls, and may; a signature is good so far, but for the body and the nonce."""
+        signed = None
+        if caller is None:
+            peer, route = scope["client"], match.route
+            caller = self._guard.admit(peer[0] if peer else None, scope["headers"])
+            exchange.client = caller.address
+            if b"x-signature" in headers:
+                query = scope["query_string"].decode("latin-1")
+                caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
+            caller = self._guard.authenticate(caller, headers, route.need, route.guard_class)
         exchange.client = caller.address
-        if b"x-signature" in headers:
-            query = scope["query_string"].decode("latin-1")
-            caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
-        return self._guard.authenticate(caller, headers, route.need, route.guard_class), signed
+        exchange.key = "" if caller.key is None else caller.key.name
+        if match.route.method == "POST":
+            self._guard.check_origin(headers.get(b"origin"), headers.get(b"host"))
+            check_media_type(headers)
+        if b"traceparent" in headers:
+            exchange.traceparent = trace_of(headers[b"traceparent"])
+        return caller, signed
 
 
 def _run_of(

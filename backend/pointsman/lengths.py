@@ -4,6 +4,7 @@ No text has more tokens than UTF-8 bytes: both engines' tokenizers fall back to 
 texts are not counted; the others are counted by the replica's own tokenizer, and the count is kept by hash.
 """
 
+from asyncio import to_thread
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
@@ -146,7 +147,10 @@ class Lengths:
         body = await ask(dialect.tokenize(wish.prompt, replica))
         if body is None:
             return None, wish.prompt
-        count, end = _cut(wish, dialect.read_tokenized(body, wish.prompt))
+        if len(body) > LARGE_BYTES:
+            count, end = await to_thread(lambda: _cut(wish, dialect.read_tokenized(body, wish.prompt)))
+        else:
+            count, end = _cut(wish, dialect.read_tokenized(body, wish.prompt))
         self._keep(key, (count, end))
         return count, _until(wish.prompt, end)
 

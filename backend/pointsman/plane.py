@@ -110,7 +110,8 @@ class Plane:
         try:
             if running.over:
                 raise attempt.shutting_down()
-            await self._run(match, scope, headers, exchange, answer, watch, body, wire, caller)
+            taken = await self._intake.take(match, scope, headers, exchange, answer, watch, body, caller)
+            await self._run(*taken, wire, body, answer)
         except ClientGone:
             answer.leave()
         except asyncio.CancelledError:
@@ -140,21 +141,9 @@ class Plane:
         return clock
 
     async def _run(
-        self,
-        match: Match,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        exchange: Exchange,
-        answer: Answer,
-        watch: Watch,
-        body: Body,
-        wire: Wire,
-        caller: Caller | None,
+        self, run: Run, rules: Rules, once: Once | None, wire: Wire, body: Body, answer: Answer
     ) -> None:
-        run, rules, once = await self._intake.take(
-            match, scope, headers, exchange, answer, watch, body, caller
-        )
-        watcher = _listen(wire, body, watch, answer)
+        watcher = _listen(wire, body, run.watch, answer)
         try:
             limited = rules is not FREE or once is not None
             await (self._serve_limited(run, rules, answer, once) if limited else self._forwarder.serve(run))

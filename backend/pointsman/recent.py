@@ -54,7 +54,7 @@ class Recent:
         if slot[0] != minute:
             slot[:] = (minute, 0, 0, 0.0)
         slot[1] += 1
-        if (exchange.end is not OK or exchange.status >= 500) and failed(exchange):
+        if failed(exchange):
             slot[2] += 1
         else:
             slot[3] += exchange.ended_at - exchange.started_at

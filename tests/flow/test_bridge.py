@@ -339,6 +339,21 @@ def test_stop_sequences(bridged: Router, model: str, stream: bool) -> None:
             assert 0 < told.completion_tokens < TOKENS
 
 
+def test_the_tokens_of_a_long_text_are_told_while_others_are_served(bridged: Router) -> None:
+    """Each where it is in the text; the router answers other calls meanwhile."""
+    text = "word and " * 20_000
+    with ThreadPoolExecutor(1) as aside:
+        asking = aside.submit(call, bridged.port, post("/models/gemma-3-12b/tokenize", {"inputs": text}))
+        served = 0
+        while not asking.done():
+            assert call(bridged.port, request("GET", "/health")).status == 200
+            served += 1
+        told = asking.result().json()
+    assert served > 1
+    assert "".join(token["text"] for token in told) == "<bos>" + text
+    assert told[-1]["stop"] == len(text)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_token_routes(bridged: Router, model: str) -> None:
     """Ids, texts and byte offsets of a Hebrew text, in TGI's shape on each engine."""
