@@ -51,7 +51,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     @property
     def tenant(self) -> str:
         """Whose history and cache it uses; callers without a key share one."""
-        return "" if self.key is None else self.key.tenant
+        return "" if self.key is None else self.key.owner
 
     @property
     def party(self) -> str:

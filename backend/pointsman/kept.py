@@ -86,7 +86,7 @@ class _Text:
             return self._shape(said)
 
         def told(body: bytes, lines: bytes) -> Kept | None:
-            if not heard:
+            if not heard or not heard[-1].text:
                 return None
             said, tokens, exchange = heard[-1], heard[-1].tokens, run.exchange
             return Kept(

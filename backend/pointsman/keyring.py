@@ -173,6 +173,8 @@ def _check(entry: Entry, where: str) -> None:
         raise ValueError(f"{where} is a key that everybody knows from a document; make one of your own")
     if entry.expires is not None and entry.expires.tzinfo is None:
         raise ValueError(f"{where}.expires must name its zone, as in 2027-01-31T00:00:00Z")
+    if not entry.tenant:
+        raise ValueError(f"{where}.tenant must not be empty: callers without a key are that tenant")
     for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
         limit = getattr(entry, name)
         if limit is not None and not 0 < limit < 1e12:

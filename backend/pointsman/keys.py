@@ -14,7 +14,7 @@ PREFIX = "pm-"
 PUBLISHED = frozenset(
     {"change-me", "changeit", "change-me-in-env", "your-secure-api-key-here", "your-api-key-here"}
 )
-DEFAULT_TENANT = "default"
+DEFAULT_TENANT = "default"  # none: each key of it is a tenant of its own
 SECRET_MIN = 16  # characters of a secret that somebody chose
 
 
@@ -48,12 +48,14 @@ class Key:
     priority: Priority = Priority.NORMAL
     name: str = field(init=False)  # what logs and lists call it; it tells nobody the key
     party: str = field(init=False)  # with whom it shares turns where calls wait: its tenant's keys, if any
+    owner: str = field(init=False)  # of history and cached answers: its tenant, if any, or nobody else
 
     def __post_init__(self) -> None:
         name = self.digest.hex()[:8]
         alone = self.tenant == DEFAULT_TENANT
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "party", f"key {name}" if alone else f"tenant {self.tenant}")
+        object.__setattr__(self, "owner", f"key {self.digest.hex()}" if alone else self.tenant)
 
     def live(self, now: float) -> bool:
         """Whether it has not expired."""

@@ -165,7 +165,17 @@ def test_a_good_key_counts_wherever_it_comes(need: Need) -> None:
     """It brings its tenant and its limits, also where none is needed."""
     caller = KEYED.authenticate(KEYED.admit(INSIDE, []), BEARER, need, "POST /x")
     assert caller.key is not None
-    assert (caller.tenant, caller.address, caller.is_ops) == ("default", INSIDE, False)
+    assert (caller.tenant, caller.address, caller.is_ops) == (caller.key.owner, INSIDE, False)
+
+
+def test_keys_share_history_and_answers_only_where_they_name_a_tenant() -> None:
+    """Those without one are each their own, which no tenant can be named; so is who has no key."""
+    alone = [Key(digest_of(secret)) for secret in (SECRET, SECRET + "x")]
+    named = [Key(digest_of(secret), tenant="red") for secret in (SECRET, SECRET + "x")]
+    tenants = [Caller(INSIDE, is_ops=False, key=key).tenant for key in (*alone, *named, None)]
+    assert tenants[2] == tenants[3] == "red"
+    assert len(set(tenants)) == 4
+    assert tenants[4] == ""
 
 
 def test_a_key_opens_what_it_is_for() -> None:

@@ -91,6 +91,7 @@ def test_a_file_with_a_signing_key_is_for_the_router_alone(tmp_path: Path) -> No
         (json.dumps({"keys": [entry(scopes=["root"])]}), "form of a key file"),
         (json.dumps({"keys": [entry(priority="urgent")]}), "form of a key file"),
         (json.dumps({"keys": [entry(secret="aa")]}), "16 bytes"),
+        (json.dumps({"keys": [entry(tenant="")]}), r"keys\[0\].tenant must not be empty"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(content: str, sentence: str) -> None:
