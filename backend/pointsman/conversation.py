@@ -158,6 +158,7 @@ async def _whole(run: Run, replica: Replica, connection: Connection, reader: Rea
             return
     try:
         if reader.mends and len(body) > turns.LARGE_BYTES:  # tokens of a long text take half a second
+            run.watch.set(run.deadline, run.overtime)  # no longer is it the engine that takes its time
             body = await asyncio.to_thread(reader.whole, body)
         else:
             body = reader.whole(body)

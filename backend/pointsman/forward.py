@@ -121,6 +121,7 @@ class Forwarder:
         """Set the run's next step; False for what no attempt can mend."""
         if not isinstance(failure, AttemptFailed):
             return False
+        failure.__traceback__ = failure.__context__ = None  # they hold the request while another is asked
         now = asyncio.get_running_loop().time()
         others = reachable(run.model, run.call, run.asked, again=False)  # one that is busy is waited for
         leaves = self._leaves(run, others=others)

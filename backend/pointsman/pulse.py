@@ -90,9 +90,10 @@ class Pulse:
 
     async def try_once(self, replica: Replica) -> End:
         """Ask for one token, and let that count as a call does, unless it only waited for its turn."""
+        patience_s = self.config.deep_probe_s  # new settings may end such probes meanwhile
         before = await self._count(replica)
         begun_at = monotonic()
-        end = await self._one_token(replica, begun_at + self.config.deep_probe_s)
+        end = await self._one_token(replica, begun_at + patience_s)
         if end is attempt.OK:
             replica.answered_at = monotonic()
         elif end is attempt.TTFT and await self._worked(replica, before, begun_at):

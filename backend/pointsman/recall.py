@@ -84,9 +84,9 @@ class Recall:
             RouterError: nothing was sent; HISTORY_AWAY, where the session's past cannot be read.
             ClientGone: the client left.
         """
-        call, wish, shape = run.call, run.call.wish, run.call.shape
-        session = call.session
+        session, wish, shape = run.call.session, run.call.wish, run.call.shape
         if session is None or wish is None or shape is None:
+            del wish, shape  # the call is let go while its answer comes
             await self._server.serve(run)
             return
         heard: list[Said] = []
@@ -100,7 +100,7 @@ class Recall:
                 await self._write(run, session, (*wish.messages, Message("assistant", heard[-1].text)))
 
         joint = joined(await self._read(run, session), wish)
-        run.call = structs.replace(call, wish=joint, shape=hear)
+        run.call = structs.replace(run.call, wish=joint, shape=hear)
         run.sink = _KeepingSink(run.sink, keep)
         await self._server.serve(run)
 

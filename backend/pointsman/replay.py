@@ -63,9 +63,9 @@ class Replay:
             RouterError: nothing was sent.
             ClientGone: the client left.
         """
-        call = run.call
-        if not (self._everyone and call.repeats and not call.stream):
-            reason = self._against(call) if run.takes_kept else None
+        # The call is let go while the answer comes, so that nobody who waits for its end may hold it.
+        if not (self._everyone and run.call.repeats and not run.call.stream):
+            reason = self._against(run.call) if run.takes_kept else None
             if reason:
                 run.exchange.cache = f"bypass;{reason}"
             if reason != "":

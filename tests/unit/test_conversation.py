@@ -436,6 +436,7 @@ async def test_an_answer_that_must_be_rewritten_is_held_up_to_8_mib(
 
     async def beside(rewrite: Callable[[bytes], bytes], body: bytes) -> bytes:
         aside.append(len(body))  # the clock of these tests knows no threads
+        await asyncio.sleep(2 * Timeouts().byte_idle_s)  # nor is it the engine that is waited for
         return rewrite(body)
 
     monkeypatch.setattr(asyncio, "to_thread", beside)

@@ -5,11 +5,13 @@ with that; here it is whether they are asked for, and obeyed.
 """
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
 
+import msgspec
 import pytest
 
 from clockwork import Clockwork
@@ -694,3 +696,28 @@ def test_an_engines_word_on_the_clients_mistake_is_passed_on() -> None:
     failure = AttemptFailed(attempt.REJECTED, "x", client_message="`n` is too large.", status=422)
     error = client_error(failure)
     assert (error.message, error.status) == ("`n` is too large.", 422)
+
+
+class Fields(dict[str, msgspec.Raw]):
+    """Fields of a request, of which it can be told whether anybody holds them."""
+
+
+@pytest.mark.parametrize("fails", [0, 1, 2])
+async def test_a_request_that_is_let_go_is_held_by_nobody(stage: Make, fails: int) -> None:
+    """Not by who asked before in vain either, whose failure is kept while another is asked."""
+    fields = Fields(messages=msgspec.Raw(b'["long"]'))
+    held, left = weakref.ref(fields), list[object]()
+
+    async def fail(run: Run) -> None:
+        call = run.call  # as whoever writes a request holds it
+        assert call.fields
+        raise failed(attempt.CONNECT)
+
+    async def answer(run: Run) -> None:
+        run.let_go()
+        left.append(held())
+
+    made = stage(*[fail] * fails, answer, call=Call(Api.OPENAI, Operation.CHAT, "gemma", fields=fields))
+    del fields
+    await made.serve()
+    assert left == [None]

@@ -1,6 +1,7 @@
 """Engines that pass their health checks and do no work are found."""
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import httpx
@@ -39,14 +40,19 @@ class Scene:
         config = ProgressConfig(wedged_after_s=30.0, deep_probe_s=20.0)
         self.pulse = Pulse(config, DIALECTS, self.outliers, self._ask, Random(1))
         self.asked: list[tuple[str, bytes | None]] = []
+        self.deadlines: list[float] = []
         self.answer: Answer | Exception = Answer(404, b"")
         self.pages: list[Answer] = []  # of metrics, in turn; then the answer to everything
+        self.meanwhile: Callable[[], None] | None = None  # happens while it is asked
         self.progress = Progress()
 
     async def _ask(self, replica: Replica, path: str, deadline: float, content: bytes | None) -> Answer:
         assert replica is self.replica
         assert deadline >= self.now
         self.asked.append((path, content))
+        self.deadlines.append(deadline)
+        if self.meanwhile is not None:
+            self.meanwhile()
         if content is None and self.pages:
             return self.pages.pop(0)
         if isinstance(self.answer, Exception):
@@ -234,3 +240,15 @@ async def test_only_who_was_silent_is_asked(scene: Scene, monkeypatch: pytest.Mo
     with pytest.raises(asyncio.CancelledError):
         await scene.pulse.keep_trying(scene.replica)
     assert len(scene.tries) == 1
+
+
+async def test_new_settings_leave_a_probe_that_has_begun_its_time(scene: Scene) -> None:
+    """Deep probes end while one reads the counters: its engine is asked as patiently as before."""
+
+    def end() -> None:
+        scene.pulse.config = ProgressConfig(wedged_after_s=30.0, deep_probe_s=0.0)
+
+    scene.pages, scene.answer = [scene.page(7)], Answer(200, _TEXTS[Engine.VLLM])
+    scene.meanwhile = end
+    assert await scene.pulse.try_once(scene.replica) is attempt.OK
+    assert scene.deadlines[-1] == scene.now + 20.0

@@ -1,9 +1,11 @@
 """What is remembered: a session's turns before its messages, and answers that are given again."""
 
 import json
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
@@ -12,7 +14,7 @@ from msgspec import structs
 from pointsman import attempt
 from pointsman.attempt import AttemptFailed
 from pointsman.cache import ResponseCache
-from pointsman.call import Operation, Timeouts
+from pointsman.call import Api, Call, Operation, Timeouts
 from pointsman.errors import ENGINE_FAILED, HISTORY_AWAY, ClientGone, RouterError
 from pointsman.exchange import Exchange
 from pointsman.generation import Finish, Message, Said, Tokens
@@ -85,6 +87,7 @@ class Engine:
     def __init__(self, act: Callable[[Run], Awaitable[None]] | None = None) -> None:
         self.asked: list[tuple[Message, ...]] = []
         self.reserves: list[int | None] = []
+        self.silent = False
         self._act = act
 
     async def serve(self, run: Run) -> None:
@@ -98,7 +101,7 @@ class Engine:
         if run.exchange.end is not attempt.OK:
             await run.sink.break_off(AttemptFailed(run.exchange.end), mid_event=False)
             return
-        said = Said(f"answer {len(self.asked)}", Finish.END, Tokens(1, 2), "m", 0.1)
+        said = Said("" if self.silent else f"answer {len(self.asked)}", Finish.END, Tokens(1, 2), "m", 0.1)
         await run.sink.whole(json.dumps(shape(said)).encode(), b"")
 
 
@@ -218,6 +221,15 @@ async def test_an_answer_is_given_again() -> None:
         assert not (await stage.ask(**other))["cached"]
     again = [(await stage.ask(Operation.GENERATE))["cached"] for _ in range(2)]
     assert again == [False, True]
+
+
+async def test_an_empty_answer_is_not_given_again() -> None:
+    """It may have been a bad moment of the engine; the next one is kept."""
+    stage = Stage()
+    stage.engine.silent = True
+    assert not (await stage.ask())["cached"]
+    stage.engine.silent = False
+    assert [(await stage.ask())["cached"] for _ in range(2)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -396,3 +408,39 @@ async def test_a_turn_is_kept_before_its_answer_is_all_sent() -> None:
         )  # fmt: skip
         await stage.recall.serve(run)
     assert seen == [(1, 1), (1, 2)]  # asked in the session's second turn, it is another question
+
+
+class Fields(dict[str, msgspec.Raw]):
+    """Fields of a request, of which it can be told whether anybody holds them."""
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("remembers", ["history", "answers", "both", "neither"])
+async def test_who_stands_before_an_engine_holds_no_request(remembers: str, asks: bool) -> None:
+    """A large one is let go when its answer begins; whoever waits for the end of it has let it go too."""
+    fields = Fields(messages=msgspec.Raw(b'["long"]'))
+    held, left = weakref.ref(fields), list[object]()
+
+    class Server:
+        async def serve(self, run: Run) -> None:
+            run.let_go()
+            left.append(held())
+
+    store, engine = Shop(), Server()
+    answers = AnswerCacheConfig(enabled=remembers in ("answers", "both"))
+    flights: SingleFlight[Kept | None] = SingleFlight()
+    replay = Replay(engine, ResponseCache(store), flights, everyone=answers.enabled)
+    history = ChatHistoryConfig(enabled=remembers in ("history", "both"))
+    run = Run(
+        Call(Api.OPENAI, Operation.CHAT, "gemma", stream=True, fields=fields),
+        cast("Model", Named()),
+        Exchange("r1", "/v1/chat/completions", "POST", 0.0),
+        cast("Watch", Watching()),
+        cast("Any", Sink()),
+        float("inf"),
+        Timeouts(),
+        takes_kept=asks,
+    )
+    del fields
+    await make(replay, engine, store, history, answers).serve(run)
+    assert left == [None]
