@@ -30,6 +30,15 @@ _KEPT = 4096  # callers whose rules are kept made
 _WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
+class _Parameters(msgspec.Struct):
+    """Of a body of TGI's own."""
+
+    max_new_tokens: msgspec.Raw = msgspec.Raw()
+
+
+_parameters = msgspec.json.Decoder(_Parameters)
+
+
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """Common limits: of each key that has none of its own, and of each address without a key. None: no limit.
@@ -243,14 +252,14 @@ def counted(call: Call, rules: Rules) -> Call:
 def used(exchange: Exchange) -> float:
     """Tokens that a request has used: as the engine counted, else, of an answer that began, as we saw.
 
-    An answer for which no engine was asked has used none.
+    Streams of TGI's own tell nothing of the prompt. An answer for which no engine was asked has used none.
     """
     if not exchange.sent_at:
         return 0.0
-    counted_tokens = exchange.prompt_tokens + exchange.completion_tokens
-    if counted_tokens or not exchange.first_event_at:
-        return counted_tokens
-    return exchange.body_bytes / _BYTES_PER_TOKEN + exchange.events
+    prompt, completion = exchange.prompt_tokens, exchange.completion_tokens
+    if prompt or not (completion or exchange.first_event_at):
+        return prompt + completion
+    return exchange.body_bytes / _BYTES_PER_TOKEN + (completion or exchange.events)
 
 
 def _within(address: str, config: LimitsConfig) -> bool:
@@ -267,17 +276,25 @@ def _estimate(call: Call, size: int) -> float:
     """Tokens that a call will use, by what it says of itself."""
     if call.operation in (Operation.TOKENIZE, Operation.CHAT_TOKENIZE, Operation.INFO):
         return 0.0
-    most: int | None = None
-    if call.wish is not None:
+    if call.operation is Operation.EMBEDDING:
+        most: int | None = 0
+    elif call.wish is not None:
         most = call.wish.max_new
     else:
-        fields = call.fields
-        raw = fields.get("max_completion_tokens") or fields.get("max_tokens")
-        text = b"" if raw is None else bytes(raw)
-        most = int(text) if text.isdigit() and len(text) < 9 else None
-    if call.operation is Operation.EMBEDDING:
-        most = 0
+        told = bytes(_length(call) or b"")
+        most = int(told) if told.isdigit() and len(told) < 9 else None
     return size / _BYTES_PER_TOKEN + (_TOKENS_UNSAID if most is None else most)
+
+
+def _length(call: Call) -> msgspec.Raw | None:
+    """What a body says of the length of its answer; None, or not a number: nothing."""
+    fields = call.fields
+    if call.api is not Api.TGI:
+        return fields.get("max_completion_tokens") or fields.get("max_tokens")
+    try:
+        return _parameters.decode(fields.get("parameters", b"{}")).max_new_tokens
+    except msgspec.DecodeError:  # no object: the engine says so better
+        return None
 
 
 def _lines(rules: Rules, granted: Granted) -> bytes:

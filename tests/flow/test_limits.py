@@ -3,7 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,47 @@ def test_tokens_are_counted_and_the_count_is_not_shown(
         assert left <= told["remaining"]["tokens"] <= left + 20
         assert told["limits"]["tokens_per_minute"] == 1000
         assert router.http.get("/usage").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "streams"), [("/generate", False), ("/generate_stream", True), ("/", False), ("/", True)]
+)
+def test_tgis_own_calls_reserve_and_pay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, *, streams: bool
+) -> None:
+    """Short ones at once fit where their length says so; a stream pays for its prompt as a whole answer does.
+
+    A large body is let go before its answer ends, and paid for all the same.
+    """
+    keys, per_s = tmp_path / "keys.json", 20_000 / 60
+    narrow = made(keys, capsys, "--tokens-per-minute", "300", "--note", "narrow")
+    wide = made(keys, capsys, "--tokens-per-minute", "20000", "--note", "wide")
+    with ExitStack() as stack:
+        tgi = stack.enter_context(Emulator("tgi", "--max-total-tokens", "32768"))
+        router = stack.enter_context(Router(TGI_DISTILGPT2_ENDPOINT=tgi.url, KEYS_FILE=str(keys)))
+        router.wait_until_up("distilgpt2")
+
+        def ask(headers: dict[str, str], inputs: str, tokens: int, scope: str = "") -> int:
+            body = {"inputs": inputs, "stream": streams, "parameters": {"max_new_tokens": tokens}}
+            return router.http.post(scope + path, json=body, headers=headers).status_code
+
+        def usage() -> Any:
+            return router.http.get("/usage", headers=wide).json()
+
+        def ended(requests: int) -> Callable[[], bool]:
+            return lambda: usage()["used"]["requests"] == requests
+
+        with ThreadPoolExecutor(3) as pool:
+            scopes = ("", "/models/distilgpt2", "")
+            assert list(pool.map(lambda scope: ask(narrow, "Hi", 20, scope), scopes)) == [200] * 3
+        assert ask(narrow, "Hi", 290) == 429
+        for number, words in enumerate((600, 17_000), 1):
+            begun, before = time.monotonic(), usage()["remaining"]["tokens"]
+            assert ask(wide, " the" * words, 5) == 200
+            wait_for(ended(number), "it has ended and is paid")
+            paid = before - usage()["remaining"]["tokens"]
+            assert 0.9 * words <= paid + per_s * (time.monotonic() - begun)
+            assert paid <= 1.1 * words + 50
 
 
 def test_leases_end_however_a_request_ends(

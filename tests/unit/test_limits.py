@@ -106,6 +106,35 @@ async def test_tokens_are_reserved_and_then_paid() -> None:
     assert "tokens" in owing.refusal.message
 
 
+@pytest.mark.parametrize("operation", [Operation.GENERATE, Operation.COMPAT])
+@pytest.mark.parametrize(
+    ("parameters", "tokens"),
+    [
+        (b'{"max_new_tokens":20}', 20),
+        (b'{"details":true,"max_new_tokens": 7 }', 7),
+        (b'{"max_new_tokens":0}', 0),
+        (b'{"max_new_tokens":null}', 256),
+        (b'{"max_new_tokens":-5}', 256),
+        (b'{"max_new_tokens":"20"}', 256),
+        (b'{"max_new_tokens":1234567890}', 256),
+        (b"{}", 256),
+        (b"null", 256),
+        (b"[1]", 256),
+        (b"", 256),
+    ],
+)
+async def test_tgis_own_calls_say_their_length_elsewhere(
+    operation: Operation, parameters: bytes, tokens: int
+) -> None:
+    """Among their parameters, and nowhere else; what is no length leaves it open."""
+    made = limiter(Clock())
+    body = b'{"inputs":"Hi","max_tokens":9' + (b',"parameters":' + parameters if parameters else b"") + b"}"
+    asked = Call(Api.TGI, operation, None, True, body, read_fields(body))
+    grant = await made.admit(made.rules(ADDRESS, KEY, "tgi"), asked, 400, 10.0)
+    assert grant.reserved is not None
+    assert grant.reserved.cost == 400 / 4 + tokens
+
+
 async def test_so_many_at_once() -> None:
     """A lease ends with its request; the third of two waits."""
     made = limiter(Clock())
@@ -169,7 +198,8 @@ async def test_a_stream_is_counted_where_tokens_are_limited(body: bytes, stream:
 async def test_what_a_request_has_used() -> None:
     """The engine's count; of an answer that broke off uncounted, what was seen; of none, nothing.
 
-    Nothing either where no engine was asked, since the answer was given before.
+    A prompt that was not counted is estimated as when it was reserved. Nothing was used where no engine was
+    asked, since the answer was given before.
     """
     exchange = Exchange("id", "/x", "POST", 0.0, body_bytes=400)
     assert used(exchange) == 0
@@ -178,5 +208,9 @@ async def test_what_a_request_has_used() -> None:
     exchange.sent_at = 0.5
     exchange.first_event_at, exchange.events = 1.0, 7
     assert used(exchange) == 107
-    exchange.prompt_tokens, exchange.completion_tokens = 20, 5
+    exchange.completion_tokens = 5
+    assert used(exchange) == 105
+    exchange.prompt_tokens = 20
     assert used(exchange) == 25
+    exchange.completion_tokens = 0
+    assert used(exchange) == 20
