@@ -5,6 +5,7 @@ a minor version, for `run` puts our configuration in the place of its own.
 """
 
 import asyncio
+import os
 import signal
 import sys
 from types import FrameType
@@ -36,6 +37,7 @@ class Worker(UvicornWorker):
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {"loop": LOOP}  # `run` replaces the rest
     wsgi: Configured
+    ppid: int
     sockets: list[Any]
 
     def init_signals(self) -> None:
@@ -62,7 +64,7 @@ class Worker(UvicornWorker):
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.hurry)
         # uvicorn tells gunicorn that it lives from its main loop, which ends when the drain begins: a worker
         # that drains for longer than gunicorn's `timeout` would be killed with its streams.
-        beat = asyncio.create_task(self._beat(), name="heartbeat")
+        beat = asyncio.create_task(self._beat(server), name="heartbeat")
         try:
             await server.serve(sockets=self.sockets)
         finally:
@@ -70,10 +72,14 @@ class Worker(UvicornWorker):
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    async def _beat(self) -> None:
+    async def _beat(self, server: Server) -> None:
+        """Tell the master that we live, and end where it does not: nobody else would ever end us."""
         while True:
             self.notify()
             await asyncio.sleep(_HEARTBEAT_S)
+            if not server.should_exit and os.getppid() != self.ppid:
+                self.log.error("gunicorn's master is gone: this worker finishes what runs, and ends")
+                server.leave()
 
     @staticmethod
     def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -289,6 +289,23 @@ def test_a_quick_end_waits_for_nobody(served: Gunicorn, vllm: Emulator) -> None:
     assert served.stop() == 0
 
 
+def test_workers_end_after_their_master(served: Gunicorn, vllm: Emulator) -> None:
+    """Killed, it tells them nothing; a stream is finished, and the address is free for another router."""
+    workers = served.booted()
+    try:
+        with held_stream(served, vllm) as client:
+            served.send_signal(signal.SIGKILL)
+            wait_for(lambda: not listening(served.port), "no new connections")
+            os.kill(vllm.pid, signal.SIGCONT)
+            finish(client)
+        wait_for(lambda: all(not Path(f"/proc/{pid}").exists() for pid in workers), "no workers")
+    finally:
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert served.output().count("gunicorn's master is gone") == 2
+
+
 def test_all_addresses_are_bound(tmp_path: Path) -> None:
     """LISTEN gives gunicorn its addresses; its unix socket is for owner and group only."""
     path = tmp_path / "p.sock"
