@@ -8,6 +8,7 @@ from pointsman.addressee import chain_of, check_size, model_of
 from pointsman.answer import Answer
 from pointsman.body import Body, check_media_type
 from pointsman.call import Call, Fields
+from pointsman.errors import KEY_FORBIDDEN, RouterError
 from pointsman.exchange import Exchange
 from pointsman.guard import PRIORITY_HEADER, Caller, Guard, check_body, check_call
 from pointsman.limits import Limiter, Rules
@@ -76,26 +77,58 @@ class Intake:
         exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = {}
-        if match.route.method == "POST":
-            fields = read_fields(content) if len(content) <= LARGE_BYTES else await read_in_turns(content)
-        surface = match.route.surface_of(fields)
-        answer.shape = surface
-        call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
-        model, call = model_of(self._registry, match.model_id, surface, call)
-        check_call(caller, call, model.id)
-        if self._pii is not PiiMode.OFF:
-            call = screened(call, self._pii)
-        exchange.model_id, exchange.stream = model.config.id, call.stream
-        if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
-            check_size(model, len(content), most)
-        answer.expect(surface, call, model.config.timeouts.open_after_s)
-        run = _run_of(call, model, exchange, watch, answer, caller, headers)
-        run.on_let_go = body.free
-        if patience_s is not None:
-            run.shorten(patience_s)
-        if model.config.fallbacks:
-            run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
-        return run, self._limiter.rules(caller.address, caller.key, surface.name), once
+        try:
+            if match.route.method == "POST":
+                fields = read_fields(content) if len(content) <= LARGE_BYTES else await read_in_turns(content)
+            surface = match.route.surface_of(fields)
+            answer.shape = surface
+            call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
+            model, call = model_of(self._registry, match.model_id, surface, call)
+            check_call(caller, call, model.id)
+            if self._pii is not PiiMode.OFF:
+                call = screened(call, self._pii)
+            exchange.model_id, exchange.stream = model.config.id, call.stream
+            if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
+                check_size(model, len(content), most)
+            answer.expect(surface, call, model.config.timeouts.open_after_s)
+            run = _run_of(call, model, exchange, watch, answer, caller, headers)
+            run.on_let_go = body.free
+            if patience_s is not None:
+                run.shorten(patience_s)
+            if model.config.fallbacks:
+                run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
+            return run, self._limiter.rules(caller.address, caller.key, surface.name), once
+        except RouterError as error:
+            over = await self._spend(error, match, fields, caller, once, answer)
+            if over is not None:
+                raise over from None
+            raise
+
+    async def _spend(
+        self,
+        error: RouterError,
+        match: Match,
+        fields: Fields,
+        caller: Caller,
+        once: Once | None,
+        answer: Answer,
+    ) -> RouterError | None:
+        """Count a body that is refused where seed 002 counts it; what is told instead where that is too many.
+
+        Raises:
+            RouterError: STORE_AWAY.
+        """
+        if error.status >= 500 or error.kind is KEY_FORBIDDEN:
+            return None
+        try:
+            surface = match.route.surface_of(fields).name
+        except RouterError:  # only its body could have told, and does not
+            return None
+        grant = await self._limiter.spend(caller.address, caller.key, surface, once)
+        if grant is None:
+            return None
+        answer.add(grant.lines)
+        return grant.refusal
 
     async def _read(
         self, body: Body, most: int, exchange: Exchange, watch: Watch, patience_s: float | None

@@ -74,6 +74,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 FREE = Rules()  # of whom nothing is limited
+_UNREAD = Call(Api.PLAIN, Operation.INFO, None)  # for which no engine is asked
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -169,6 +170,21 @@ class Limiter:
         if granted.allowed:
             return Grant(granted, reserved, holds, lines)
         return Grant(granted, None, (), lines, self._refusal(rules, granted))
+
+    async def spend(
+        self, address: str, key: Key | None, surface: str, once: Once | None = None
+    ) -> Grant | None:
+        """Take one request for a body that is refused, where the surface has a limit of its own; else None.
+
+        Raises:
+            RouterError: STORE_AWAY, as when it is let in.
+        """
+        if surface not in self._surfaces:
+            return None
+        rules = self.rules(address, key, surface)
+        if rules.requests is None:
+            return None
+        return await self.admit(Rules(rules.requests), _UNREAD, 0, 0.0, once)
 
     async def levels(self, rules: Rules) -> dict[str, int | None]:
         """What is left of a caller's rates now, whole; None: not limited.

@@ -122,8 +122,8 @@ def test_a_stream_is_byte_exact(service: Router, speaking: Emulator) -> None:
     assert last == whole
 
 
-def test_errors_come_in_the_seeds_order(service: Router) -> None:
-    """Key first, then fields, then lengths, each in the seed's body; no URL in any of them."""
+def test_errors_come_in_the_seeds_order(service: Router, engines: tuple[Emulator, Emulator]) -> None:
+    """Key first, then the bucket, fields, lengths, each in the seed's body; no URL in any of them."""
     good = {"messages": talk("Hi")}
     anonymous = httpx.Client(base_url=service.url, trust_env=False)
     with anonymous:
@@ -153,6 +153,34 @@ def test_errors_come_in_the_seeds_order(service: Router) -> None:
     for method, path, status in (("GET", "/v1/chat", 405), ("POST", "/v1/chats", 404)):
         assert service.http.request(method, path).status_code == status
     assert service.http.get("/v1/chat").json()["detail"] == "This route does not take this method."
+    _check_that_bad_bodies_spend(engines)
+
+
+def _check_that_bad_bodies_spend(engines: tuple[Emulator, Emulator]) -> None:
+    """16 of them in a row: 15 times 422, then 429; who is not let in has spent nothing of anybody's."""
+    too_hot = {"messages": talk("Hi"), "temperature": 3}
+    with start(engines, RATE_LIMIT__ENABLED="true", RATE_LIMIT__REQUESTS_PER_MINUTE="0.1") as router:
+
+        def statuses(headers: dict[str, str]) -> list[int]:
+            cases = (too_hot, {"messages": talk("x" * 4001)}, {"messages": talk("Hi")})
+            return [router.http.post("/v1/chat", json=body, headers=headers).status_code for body in cases]
+
+        missing = [
+            httpx.post(f"{router.url}/v1/chat", json=too_hot, trust_env=False).status_code for _ in range(2)
+        ]
+        assert missing == [401] * 2
+        assert statuses({"X-API-Key": "change-me"}) == [403] * 3
+        answers = [router.http.post("/v1/chat", json=too_hot) for _ in range(16)]
+        assert [answer.status_code for answer in answers] == [422] * 15 + [429]
+        assert [answer.headers["X-RateLimit-Remaining"] for answer in answers[13:]] == ["1", "0", "0"]
+        refused = answers[-1]
+        assert refused.json()["detail"]["error"] == "Rate limit exceeded"
+        assert refused.json()["detail"]["retry_after"] == int(refused.headers["Retry-After"]) > 500
+        assert statuses({}) == [429] * 3
+        broken = router.http.post("/v1/chat", content=b"{", headers={"content-type": "application/json"})
+        assert broken.status_code == 429
+        assert statuses({"X-API-Key": "change-me"}) == [403] * 3
+        assert router.http.post("/chat/completions", json={"messages": 5}).status_code == 422
 
 
 def test_a_model_that_is_gone_is_503(engines: tuple[Emulator, Emulator]) -> None:

@@ -156,3 +156,17 @@ def test_a_signature_in_pieces_is_told(place: Place) -> None:
     answer = place.send("GET", PATH, headers)
     assert code(answer) == (401, "key_wrong")
     assert "x-nonce" in answer.json()["detail"]
+
+
+def test_a_bad_body_that_was_signed_spends_once(place: Place) -> None:
+    """On seed 002's routes bad bodies count too; who sends a signed one again spends nothing of its key's."""
+    path, body = "/v1/generate", b'{"prompt":""}'
+    headers = place.caller.headers("POST", path, body)
+    first, again = [place.send("POST", path, headers, body) for _ in range(2)]
+    forged = place.send("POST", path, place.caller.headers("POST", path, body), b'{"prompt":" "}')
+    last = place.send("POST", path, place.caller.headers("POST", path, body), body)
+    answers = (first, again, forged, last)
+    assert [answer.status_code for answer in answers] == [422, 403, 403, 422]
+    left = [answer.headers.get("X-RateLimit-Remaining") for answer in answers]
+    assert (left[0], left[2]) == ("14", None)
+    assert left[3] in ("13", "14")  # after six seconds there is one more

@@ -5,10 +5,11 @@ from ipaddress import IPv4Network
 import pytest
 
 from pointsman.call import Api, Call, Operation
-from pointsman.errors import RATE_LIMITED
+from pointsman.errors import KEY_WRONG, RATE_LIMITED, STORE_AWAY, RouterError
 from pointsman.exchange import Exchange
 from pointsman.keys import Key, digest_of
 from pointsman.limits import FREE, Limiter, LimitsConfig, SurfaceLimits, counted, used
+from pointsman.store.base import Ask, Granted, Hold, Once, Take, Unavailable
 from pointsman.store.memory import MemoryStore
 from pointsman.surfaces.base import read_fields
 
@@ -87,6 +88,79 @@ async def test_a_surface_may_have_a_limit_of_its_own() -> None:
     assert own is not None
     assert own.rate.per_minute == 60
     assert limiter(clock, seed=SurfaceLimits(enabled=False)).rules(ADDRESS, None, "seed") is FREE
+
+
+class Away:
+    """A store that is always waited for, as Redis is; it may be away."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.memory = MemoryStore(clock=Clock())
+        self.away = away
+
+    def at_once(self, ask: Ask) -> None:
+        """Not at once."""
+
+    async def settle(self, ask: Ask) -> Granted:
+        if self.away:
+            raise Unavailable
+        return self.memory.at_once(ask)
+
+    def give_back(self, granted: Granted, takes: tuple[Take, ...] = (), holds: tuple[Hold, ...] = ()) -> None:
+        pytest.fail("a refused body reserves nothing")
+
+
+@pytest.mark.parametrize("stored", ["here", "elsewhere"])
+async def test_a_refused_body_is_a_request_where_the_surface_counts(stored: str) -> None:
+    """It takes from the bucket of the good ones, neither tokens nor a lease; elsewhere it costs nothing."""
+    config = LimitsConfig(requests_per_minute=60, exempt=(IPv4Network("10.9.0.0/24"),))
+    store = MemoryStore(clock=Clock()) if stored == "here" else Away()
+    made = Limiter(config, store, {"seed": SurfaceLimits()})
+    grants = [await made.spend(ADDRESS, PLAIN, "seed") for _ in range(16)]
+    assert all(grant is not None and grant.refusal is None for grant in grants[:15])
+    over = grants[15]
+    assert over is not None
+    assert over.refusal is not None
+    assert (over.refusal.kind, over.refusal.retry_after_s) == (RATE_LIMITED, 6)
+    assert over.lines.startswith(b"x-ratelimit-limit: 15\r\nx-ratelimit-remaining: 0\r\n")
+    assert (await made.admit(made.rules(ADDRESS, PLAIN, "seed"), call(), 40, 10.0)).refusal is not None
+    assert await made.spend("10.9.0.1", None, "seed") is None
+    assert await made.spend(ADDRESS, PLAIN, "openai") is None
+    own = [await made.spend(ADDRESS, KEY, "seed") for _ in range(4)]
+    assert [grant is not None and grant.refusal for grant in own] == [None] * 4
+    assert (await made.levels(made.rules(ADDRESS, KEY, "openai"))) == {"requests": 56, "tokens": 600}
+    off = Limiter(config, store, {"seed": SurfaceLimits(enabled=False)})
+    assert await off.spend(ADDRESS, PLAIN, "seed") is None
+
+
+async def test_a_refused_body_that_was_signed_counts_once() -> None:
+    """Who sends it again spends nothing of its key's."""
+    made = limiter(Clock(), seed=SurfaceLimits())
+    once = Once("nonce", 600.0)
+    first, again = [await made.spend(ADDRESS, PLAIN, "seed", once) for _ in range(2)]
+    assert first is not None
+    assert first.refusal is None
+    assert again is not None
+    assert again.refusal is not None
+    assert again.refusal.kind is KEY_WRONG
+    assert (await made.levels(made.rules(ADDRESS, PLAIN, "seed")))["requests"] == 14
+
+
+async def test_a_refused_body_in_the_shadow_is_only_noted() -> None:
+    """The operator learns that it was one too many."""
+    noted: list[str] = []
+    surfaces = {"seed": SurfaceLimits(burst_size=1)}
+    made = Limiter(LimitsConfig(shadow=True), MemoryStore(clock=Clock()), surfaces, noted.append)
+    grants = [await made.spend(ADDRESS, PLAIN, "seed") for _ in range(2)]
+    assert [grant is not None and grant.refusal for grant in grants] == [None, None]
+    assert noted == ["requests"]
+
+
+async def test_a_refused_body_is_not_counted_by_a_store_that_is_away() -> None:
+    """It hears what a good one would."""
+    made = Limiter(LimitsConfig(), Away(away=True), {"seed": SurfaceLimits()})
+    with pytest.raises(RouterError) as raised:
+        await made.spend(ADDRESS, PLAIN, "seed")
+    assert raised.value.kind is STORE_AWAY
 
 
 async def test_tokens_are_reserved_and_then_paid() -> None:

@@ -40,7 +40,7 @@ from pointsman.exchange import Exchange
 from pointsman.forward import Forwarder, client_error
 from pointsman.guard import Guard
 from pointsman.intake import trace_of
-from pointsman.limits import Limiter, LimitsConfig
+from pointsman.limits import Limiter, LimitsConfig, SurfaceLimits
 from pointsman.model import ModelConfig, ReplicaConfig
 from pointsman.origin import CorsConfig
 from pointsman.plane import EXTENSION, Plane, PlaneConfig, request_id
@@ -148,6 +148,7 @@ class Stage:
     seen: list[Exchange] = field(default_factory=list)
     running: Running = field(default_factory=Running)
     buffer: Buffer = field(default_factory=lambda: Buffer(1 << 30))
+    limiter: Limiter = field(default_factory=lambda: Limiter(LimitsConfig(), MemoryStore()))
     received: int = 0
     receive: Callable[[], Awaitable[dict[str, Any]]] | None = None  # in place of the messages
 
@@ -164,7 +165,7 @@ class Stage:
             self.registry,
             cast("Forwarder", self),
             Guard(self.access, cors),
-            Limiter(LimitsConfig(), MemoryStore()),
+            self.limiter,
             self.config,
             (first, lambda _: self.order.append("second")),
             self.running,
@@ -564,6 +565,33 @@ async def test_checks_come_in_their_order(
     assert stage.exchange.end is attempt.REJECTED
     assert ("take" in wire.did) is (declared is None)
     assert stage.runs == []
+
+
+async def test_a_refused_body_counts_where_its_surface_has_a_limit() -> None:
+    """Whatever is wrong with it, and before the 429 is told; who was not let in has spent nothing."""
+    limiter = Limiter(LimitsConfig(), MemoryStore(), {"openai": SurfaceLimits(burst_size=4)})
+
+    async def told(path: str = CHAT, body: bytes = CHAT_BODY, peer: str = "127.0.0.1") -> tuple[int, bytes]:
+        stage = Stage(limiter=limiter, access=AccessConfig())
+        wire = await stage.request(path, body, peer=(peer, 1))
+        left = [line for line in wire.lines if line.startswith(b"x-ratelimit-remaining")]
+        return wire.status, left[0].rpartition(b" ")[2] if left else b""
+
+    assert await told(peer="192.0.2.1") == (403, b"")
+    assert await told(body=b"{") == (400, b"3")
+    assert await told(body=b'{"messages":1}') == (200, b"2")  # its engine says what is wrong
+    assert await told(body=b'{"messages":[],"model":"none"}') == (404, b"1")
+    assert await told("/generate", b"{}") == (422, b"")
+    assert await told("/generate", b"{") == (400, b"")
+    assert await told("/generate_stream", b"{}") == (422, b"")
+    assert await told(body=b'{"messages":[],"stream":1}') == (400, b"0")
+    for body in (b"{", b'{"messages":[],"model":"none"}', CHAT_BODY):
+        stage = Stage(limiter=limiter)
+        wire = await stage.request(CHAT, body)
+        assert (wire.status, stage.exchange.error_code) == (429, "rate_limited")
+        assert (stage.exchange.end, stage.runs) == (attempt.REJECTED, [])
+        assert any(line.startswith(b"retry-after: ") for line in wire.lines)
+        assert b"x-ratelimit-limit: 4" in wire.lines
 
 
 @pytest.mark.parametrize(
