@@ -122,6 +122,9 @@ def test_run_starts_emulated_engines_and_ends_them(clone: Path, number: signal.S
         assert [model["id"] for model in found] == ["distilgpt2", "gemma-3-12b"]
         assert len(engines) == 2
         assert all(map(listening, engines))
+        both = {"models": ["distilgpt2", "gemma-3-12b"], "prompt": "Hi", "max_tokens": 2}
+        url = f"http://127.0.0.1:{port}/models/compare"
+        assert httpx.post(url, json=both, trust_env=False).status_code == 200, "the README's example"
         process.send_signal(number)
         output, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, output

@@ -29,7 +29,7 @@ from pointsman.control.front import ControlFront
 from pointsman.control.operator import Desk
 from pointsman.front import StreamErrorTermination
 from pointsman.guard import Guard
-from pointsman.keys import Need
+from pointsman.guard_classes import control_needs
 from pointsman.limits import Limiter
 from pointsman.load import LoadReader
 from pointsman.parts import Parts
@@ -93,7 +93,14 @@ class Edition:
         faults.install(self.api)
         largest = {compare.PATH: settings.max_body_bytes}
         self.control = ControlFront(
-            self.api, self.guard, self.limiter, settings.cors, settings.key_needs, largest, parts.running
+            self.api,
+            self.guard,
+            self.limiter,
+            settings.cors,
+            settings.key_needs,
+            largest,
+            parts.running,
+            settings.root_path,
         )
 
     @property
@@ -110,7 +117,7 @@ class Edition:
         changes = replicas.Changes(
             parts.roster, parts.following, settings.admin.replica_networks, lambda: process.leaving
         )
-        need = settings.key_needs.get(compare.GUARD_CLASS, Need.IF_ANY)
+        need = control_needs(settings.key_needs)[compare.GUARD_CLASS]
         rate_limited = settings.surface_limits[LlmService.name].enabled
         sources = plg.Sources(
             registry,
@@ -130,7 +137,7 @@ class Edition:
             compare.router(self.plane, self.guard, need, settings.max_body_bytes),
             usage.router(self.limiter, parts.together),
             control_cache.router(
-                registry, parts.together, settings.answer_cache, parts.events, rate_limited=rate_limited
+                registry, parts.together, settings.answer_cache, desk, rate_limited=rate_limited
             ),
             plg.router(sources),
         ):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pointsman import guard_classes
 from pointsman.keyring import Entry, File, read_file
 from pointsman.keys import DEFAULT_TENANT, PREFIX, Scope, digest_of
 from pointsman.waiting import Priority
@@ -25,8 +26,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     actions = keys.add_subparsers(dest="action", required=True)
     create = actions.add_parser("create", help="make a key and show it, once")
     create.add_argument("--scope", action="append", choices=list(Scope), type=Scope, dest="scopes")
-    create.add_argument("--model", action="append", dest="models", metavar="ID", default=[])
-    create.add_argument("--route", action="append", dest="routes", metavar="'POST /path'", default=[])
+    create.add_argument("--model", action="append", dest="models", type=_model, metavar="ID", default=[])
+    create.add_argument(
+        "--route", action="append", dest="routes", type=_route, metavar="'POST /path'", default=[]
+    )
     create.add_argument("--requests-per-minute", type=_limit, metavar="N")
     create.add_argument("--tokens-per-minute", type=_limit, metavar="N")
     create.add_argument("--concurrency", type=int, metavar="N")
@@ -131,6 +134,20 @@ def _write(path: Path, held: File) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _model(text: str) -> str:
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no model's id; write it without control characters")
+    return text
+
+
+def _route(text: str) -> str:
+    try:
+        guard_classes.check(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _limit(text: str) -> float:

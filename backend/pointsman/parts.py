@@ -27,6 +27,7 @@ from pointsman.forward import Forwarder
 from pointsman.guard import failure_counter
 from pointsman.inventory import Inventory, Served
 from pointsman.kept import Kept
+from pointsman.key_review import KeyReview
 from pointsman.keyring import Keyring
 from pointsman.limits import Counter
 from pointsman.log import AccessLog
@@ -81,9 +82,8 @@ class Parts:
         self.flights: SingleFlight[Kept | None] = SingleFlight(settings.flights)
         self.usage = Usage()
         self.failures = failure_counter()
-        self.keyring = Keyring(
-            settings.keys_file, settings.security.own_keys, partial(self.events.note, Kind.KEYS)
-        )
+        self.keyring = Keyring(settings.keys_file, settings.security.own_keys, self._note_keys)
+        self.key_review = KeyReview(self.registry)
         self.pools = Pools(settings.upstream)
         self.admission = Admission(self.registry, settings.admission, Random())
         self.forwarder = Forwarder(self.admission, self.pools, settings.retry, Random())
@@ -110,13 +110,15 @@ class Parts:
         self.forwarder.retry = settings.retry
         if self.crew.prober is not None:
             self.crew.prober.renew(settings.health, settings.progress)
-        return self.registry.renew(
+        change = self.registry.renew(
             settings.models,
             settings.retry,
             settings.default_model,
             settings.surfaces,
             settings.admin.replica_networks,
         )
+        self.key_review.look(self.keyring.table)
+        return change
 
     def inventory(self, served: Served) -> Inventory:
         """What looks at all that is held."""
@@ -131,6 +133,10 @@ class Parts:
             lambda: self.tables,
             Footprint().memory_bytes,
         )
+
+    def _note_keys(self, what: str) -> None:
+        self.events.note(Kind.KEYS, what)
+        self.key_review.look(self.keyring.table)
 
     def _note_ejection(self, replica: Replica, cause: Cause | None) -> None:
         if cause is not None:

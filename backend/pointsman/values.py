@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pointsman import guard_classes
 from pointsman.access import parse_networks
 from pointsman.front import ListenAddress, parse_listen
 from pointsman.keys import Key, Need, own_key, parse_needs
@@ -207,9 +208,13 @@ URL = Kind("base URL", _read_url)
 
 def _read_needs(text: str, name: str) -> dict[str, Need]:
     try:
-        return parse_needs(items(text))
+        needs = parse_needs(items(text))
+        for guard_class in needs:
+            if guard_class != Need.IF_ANY:
+                guard_classes.check(guard_class)
     except ValueError as error:
         raise SettingsError(f"{name}: {error}") from None
+    return needs
 
 
 def _show_needs(needs: dict[str, Need]) -> str:

@@ -1,6 +1,7 @@
 """API keys at the running router: who is asked for one, what a key opens, and when the file changes."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from pointsman.cli import main
+from pointsman.keys import digest_of
 from processes import Emulator, Router, wait_for
 
 Asked = tuple[str, dict[str, Any]]
@@ -82,6 +84,74 @@ def test_a_key_closes_some_routes_and_no_others(keyed: Keyed) -> None:
     name = json.loads(keyed.path.read_text())["keys"][0]["sha256"][:8]
     assert main(["keys", "revoke", "--file", str(keyed.path), name]) == 0
     wait_for(lambda: keyed.status(CHAT, secret) == 200, "without any key the routes are open again")
+
+
+def test_openais_list_is_closed_with_its_routes_and_the_frontends_is_not(keyed: Keyed) -> None:
+    """As soon as there is a key `/v1/models` asks for it, below a model too; `/models` never does."""
+    http, lists = keyed.router.http, ("/v1/models", "/v1/models/distilgpt2", "/models/distilgpt2/v1/models")
+    for path in lists:
+        assert http.get(path).status_code == 200
+    secret = keyed.create()
+    for path in lists:
+        none, wrong = http.get(path), http.get(path, headers={"authorization": "Bearer pm-wrong"})
+        assert (none.status_code, none.json()["error"]["code"]) == (401, "key_missing")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "key_wrong")
+        assert "distilgpt2" not in none.text + wrong.text
+        assert http.get(path, headers={"authorization": f"Bearer {secret}"}).status_code == 200
+    for path in ("/models", "/models/distilgpt2", "/models/distilgpt2/health"):
+        assert http.get(path).status_code == 200
+
+
+def test_keys_for_what_is_not_there_are_told_of(keyed: Keyed) -> None:
+    """One warning for a reading of the file, with the key's digits and the name; the router goes on."""
+    keyed.create("--model", "gemma-3-12b")
+    held = json.loads(keyed.path.read_text())
+    name = held["keys"][0]["sha256"][:8]
+    told = "keys are for what is not there"
+    assert told not in keyed.router.output()
+    held["keys"][0] |= {"models": ["gemma-4"], "routes": ["POST /v1/chat/completion"]}
+    keyed.path.write_text(json.dumps(held))
+    line = keyed.router.read_until(rf"{told}: [^\n]*\n")
+    assert f"key {name} the route 'POST /v1/chat/completion' (is it POST /v1/chat/completions?)" in line
+    assert f"key {name} the model 'gemma-4'" in line
+    assert keyed.status(OPEN[0]) == 200
+    assert keyed.router.output().count(told) == 1
+
+
+def test_the_cache_is_looked_at_and_cleared_by_scope(tmp_path: Path) -> None:
+    """From an address that is no operator's: `ops` looks, `admin` clears too, nobody else does either."""
+    secrets = {scope: f"pm-for-{scope}-0123456789" for scope in ("generate", "ops", "admin")}
+    entries = [{"sha256": digest_of(secret).hex(), "scopes": [scope]} for scope, secret in secrets.items()]
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": entries}))
+    with Router(KEYS_FILE=str(path), OPS_NETWORKS="192.0.2.0/24") as router:
+        for scope, looks, clears in (("generate", 403, 403), ("ops", 200, 403), ("admin", 200, 200)):
+            headers = {"x-api-key": secrets[scope]}
+            assert router.http.get("/cache", headers=headers).status_code == looks, scope
+            assert router.http.delete("/cache", headers=headers).status_code == clears, scope
+        assert router.http.get("/cache").status_code == 401
+        assert router.http.delete("/cache").status_code == 401
+        router.read_until('"what": ?"cache"')
+
+
+def test_a_rule_for_no_route_stops_the_start_and_no_reload(tmp_path: Path) -> None:
+    """It names the wrong one and what is near; a router that serves keeps what it has, and says so."""
+    config = tmp_path / "config.yml"
+    config.write_text("key_needs: POST /api/chat/streams=always\n")
+    wrong = (
+        "key_needs in config.yml: 'POST /api/chat/streams' is no route of this router; "
+        "did you mean POST /api/chat/stream?"
+    )
+    with pytest.raises(AssertionError, match=re.escape(wrong)):
+        Router(CONFIG_FILE=str(config))
+    config.write_text("key_needs: POST /api/chat/stream=always\n")
+    asked: Asked = ("/api/chat/stream", {"messages": [{"role": "user", "content": "Hi"}]})
+    with Router(CONFIG_FILE=str(config)) as router:
+        assert router.http.post(asked[0], json=asked[1]).status_code == 401
+        config.write_text("key_needs: POST /api/chat/streams=never\n")
+        router.read_until("not reloaded: " + re.escape(wrong))
+        assert router.metric("pointsman_config_reload_ok") == 0
+        assert router.http.post(asked[0], json=asked[1]).status_code == 401
 
 
 def test_a_key_opens_what_it_is_for(keyed: Keyed) -> None:

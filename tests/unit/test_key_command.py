@@ -66,6 +66,31 @@ def test_a_signing_key_is_kept_to_check_with(tmp_path: Path, capsys: pytest.Capt
     assert ring.table.find(secret, 0) is None
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--route", "nonsense", "'nonsense' is no route of this router; write it like POST /v1/completions"),
+        (
+            "--route",
+            "POST /models/gpt-2/generate",
+            "is no route of this router; did you mean POST /models/{model_id}/generate?",
+        ),
+        ("--model", "gpt-2\x1b[2J", r"'gpt-2\x1b[2J' is no model's id; write it without control characters"),
+        ("--model", "", "'' is no model's id"),
+    ],
+)
+def test_a_key_for_nothing_is_not_made(
+    option: str, value: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A route that there is not, and a model's id that nobody can read, are refused with a sentence."""
+    path = tmp_path / "keys.json"
+    with pytest.raises(SystemExit) as end:
+        main(["keys", "create", "--file", str(path), option, value])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("name", ["", "12", "ffffffff"])
 def test_only_a_key_that_is_there_is_revoked(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

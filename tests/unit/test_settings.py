@@ -311,6 +311,15 @@ def test_plain_values_arrive() -> None:
         ({"PUBLIC_URL": "llm.example"}, "PUBLIC_URL: 'llm.example' is not a base URL"),
         ({"ROOT_PATH": "llm"}, "ROOT_PATH: 'llm' is not a path prefix"),
         (
+            {"KEY_NEEDS": "POST /generate=always, POST /api/chat/streams=always"},
+            "KEY_NEEDS: 'POST /api/chat/streams' is no route of this router; did you mean POST /api/chat/str",
+        ),
+        (
+            {"KEY_NEEDS": "POST /models/distilgpt2/generate=always"},
+            "KEY_NEEDS: 'POST /models/distilgpt2/generate' is no route of this router; did you mean POST /mo",
+        ),
+        ({"KEY_NEEDS": "GET /health=always"}, "KEY_NEEDS: GET /health is open to everybody, and neither"),
+        (
             {"UPSTREAM__CLIENT_KEY": str(ROOT / "LICENSE")},
             "UPSTREAM__CLIENT_KEY is set without a certificate",
         ),
@@ -326,6 +335,8 @@ def test_bad_value_stops_with_one_sentence(environ: dict[str, str], sentence: st
 
 def test_message_tells_the_file(tmp_path: Path) -> None:
     """A bad value in a file is named with the file, in the file's own words."""
+    config = write(tmp_path / "config.yml", "key_needs: [if_any=never, POST /v1/compltions=always]\n")
+    assert refused({}, None, config).startswith("key_needs in config.yml: 'POST /v1/compltions' is no route")
     env_file = write(tmp_path / ".env", "HEALTH__FALL=0\n")
     assert refused({}, env_file).startswith("HEALTH__FALL in .env: '0' is not a whole number from 1 to 100")
     config = write(tmp_path / "my.yml", "timeout:\n  connect_s: fast\n")

@@ -6,16 +6,16 @@ from fastapi import APIRouter, Request
 
 from pointsman import __version__
 from pointsman.condition import best
-from pointsman.control.catalog import is_ops, stamp
-from pointsman.control.operator import audited
+from pointsman.control.catalog import stamp
+from pointsman.control.operator import Desk
 from pointsman.control.together import Together
-from pointsman.errors import ADDRESS_FORBIDDEN, STORE_AWAY, RouterError
-from pointsman.events import Events
+from pointsman.errors import STORE_AWAY, RouterError
 from pointsman.recall import AnswerCacheConfig
 from pointsman.registry import Model, Registry
 from pointsman.store.base import Unavailable
 from pointsman.surfaces.llm_service import LlmService
 
+_PATH = "/cache"
 _RETRY_AFTER_S = 1
 _OFF = {"enabled": False, "size": 0, "max_size": 0, "hits": 0, "misses": 0, "hit_rate_percent": 0.0}
 
@@ -47,7 +47,7 @@ def router(
     registry: Registry,
     together: Together,
     config: AnswerCacheConfig,
-    events: Events,
+    desk: Desk,
     *,
     rate_limited: bool,
 ) -> APIRouter:
@@ -76,21 +76,20 @@ def router(
             **_condition(model),
         }
 
-    @routes.get("/cache", summary="How the cache does; for operators", responses={200: _example(_CACHE)})
+    @routes.get(_PATH, summary="How the cache does; for operators", responses={200: _example(_CACHE)})
     async def show(request: Request) -> dict[str, Any]:
-        _check(request)
+        desk.check(request, f"GET {_PATH}", changes=False)
         told = await together.cache()
         own = {"enabled": config.enabled, "on_request": config.on_request, "shared": told["shared"]}
         return {**_seeds(told), **own}
 
     @routes.delete(
-        "/cache",
+        _PATH,
         summary="Forgets all kept answers; for operators",
         responses={200: _example({"removed": 12})},
     )
     async def clear(request: Request) -> dict[str, int]:
-        with audited(request, "cache", events) as action:
-            _check(request)
+        with desk.action(request, f"DELETE {_PATH}", "cache", changes=True) as action:
             removed = await _cleared(together)
             action.outcome = f"ok: {removed} answers removed"
         return {"removed": removed}
@@ -113,11 +112,6 @@ async def _cleared(together: Together) -> int:
         return await together.clear()
     except Unavailable:
         raise RouterError(STORE_AWAY, retry_after_s=_RETRY_AFTER_S) from None
-
-
-def _check(request: Request) -> None:
-    if not is_ops(request):
-        raise RouterError(ADDRESS_FORBIDDEN)
 
 
 def _seeds(told: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pointsman import errors
 from pointsman.control.forms import FORMS, headers
 from pointsman.control.forms.schema import Form
 from pointsman.control.forms.told import EXAMPLES, METRICS
-from pointsman.control.front import OPEN_PATHS, shape_of
+from pointsman.control.front import shape_of
 from pointsman.errors import RouterError
+from pointsman.guard_classes import CONTROL, OPEN_PATHS
 from pointsman.keys import Need
 from pointsman.routes import Route, Routes
 from pointsman.surfaces.base import ErrorShape
@@ -34,8 +35,8 @@ _CONTROL_KINDS = {
     "GET /ready": (errors.NO_REPLICA,),
     "GET /model-info": (errors.NO_REPLICA,),
     "GET /usage": (errors.KEY_MISSING, errors.STORE_AWAY),
-    "DELETE /cache": (errors.STORE_AWAY,),
-    "POST /models/compare": (errors.KEY_MISSING,),
+    "GET /cache": (errors.KEY_MISSING,),
+    "DELETE /cache": (errors.KEY_MISSING, errors.STORE_AWAY),
 }
 _OTHERS = {"description": "Any other error, in the same shape", "content": {}}
 
@@ -80,7 +81,7 @@ def _kinds_of(route: APIRoute) -> list[errors.ErrorKind]:
     kinds = list(_CONTROL_KINDS.get(f"{method} {route.path}", ()))
     if route.path not in OPEN_PATHS:
         kinds.append(errors.ADDRESS_FORBIDDEN)
-    if "admin" in route.tags:
+    if "admin" in route.tags or CONTROL.get(f"{method} {route.path_format}") is Need.IF_ANY:
         kinds.append(errors.KEY_MISSING)
     if "{model_id}" in route.path or "{name}" in route.path_format:
         kinds.append(errors.MODEL_NOT_FOUND)

@@ -12,6 +12,7 @@ from pointsman.body import Body
 from pointsman.call import Api, Call, Operation
 from pointsman.errors import ClientGone, RouterError
 from pointsman.guard import Caller, Guard, check_body
+from pointsman.guard_classes import OPEN_PATHS, control_class, control_needs
 from pointsman.keys import Need
 from pointsman.limits import FREE, Limiter
 from pointsman.origin import CorsConfig, preflight
@@ -35,7 +36,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SIGNED_MAX_BYTES = 64 * 1024  # of a signed body, where a route takes no larger one
 _UNCOUNTED = Call(Api.PLAIN, Operation.INFO, None)  # stands for a call that costs nothing
-OPEN_PATHS = frozenset({"/health", "/live", "/ready"})  # for load balancers; they tell strangers little
 _OPENAI = OpenAI()
 _PLAIN = Undecided(Tgi(), BackendApi(), DistilGpt2())
 _SEED_002 = {path: LlmService(path) for path in ("/v1/generate", "/v1/chat", "/status", "/cache")}
@@ -52,8 +52,9 @@ class ControlFront:
     """Wraps the FastAPI app. Puts `caller` and `request_id` into the scope's state.
 
     Args:
-        needs: of API keys, by method and path.
+        rules: what guard classes need other than usual.
         largest: the bytes of a signed body, by path, where those are more than `SIGNED_MAX_BYTES`.
+        root_path: what paths may begin with before that of the route.
     """
 
     def __init__(
@@ -62,15 +63,17 @@ class ControlFront:
         guard: Guard,
         limiter: Limiter,
         cors: CorsConfig,
-        needs: Mapping[str, Need],
+        rules: Mapping[str, Need],
         largest: Mapping[str, int],
         running: Running,
+        root_path: str = "",
     ) -> None:
         self._app = app
         self._guard = guard
         self._limiter = limiter
         self._cors = cors
-        self._needs = needs
+        self._needs = control_needs(rules)
+        self._root_path = root_path.rstrip("/")
         self._largest = largest
         self._clock: Clock | None = None
         self._running = running
@@ -147,7 +150,10 @@ class ControlFront:
         if b"x-signature" in headers:
             query = scope["query_string"].decode("latin-1")
             caller, signed = self._guard.verify(caller, headers, scope["method"], scope["path"], query)
-        asked = f"{scope['method']} {scope['path']}"
+        path = scope["path"]
+        if self._root_path and path.startswith(self._root_path):
+            path = path[len(self._root_path) :]
+        asked = control_class(scope["method"], path) or ""
         need = self._needs.get(asked, Need.NEVER)
         return self._guard.authenticate(caller, headers, need, asked, scope=None), signed
 

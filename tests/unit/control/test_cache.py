@@ -6,12 +6,14 @@ import pytest
 
 from pointsman.app import Router, build
 from pointsman.cache import request_key
+from pointsman.keys import Key, KeyTable, Scope, digest_of
 from pointsman.settings import load
 from pointsman.store.base import Shelf, Size, Unavailable
 from pointsman.store.memory import MemoryStore
 from unit.control.conftest import ENGINES, Client
 
 pytestmark = pytest.mark.anyio
+SECRET = "pm-0123456789abcdef"
 STRANGER = "10.0.0.9"  # let in, but no operator
 ON = MappingProxyType({**ENGINES, "CACHE__ENABLED": "true", "CACHE__SIZE": "7"})
 
@@ -65,24 +67,49 @@ async def test_examples_are_what_is_told(client: Client) -> None:
 
 
 async def test_the_cache_is_for_operators(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Others may neither look at it nor empty it; emptied, it tells how many answers there were."""
+    """Strangers may neither look at it nor empty it; emptied, it tells how many answers there were."""
     caplog.set_level("INFO", "pointsman.audit")
     app = build(load(ON, None, None))
     await keep_one(app)
     async with client(app, STRANGER) as http:
-        assert (await http.get("/cache")).status_code == 403
-        refused = await http.delete("/cache")
-        assert refused.status_code == 403
-        assert refused.json()["code"] == "address_forbidden"
+        for method in ("GET", "DELETE"):
+            refused = await http.request(method, "/cache")
+            assert (refused.status_code, refused.json()["code"]) == (401, "key_missing")
     async with client(app) as http:
         assert (await http.get("/cache")).json()["size"] == 1
         assert (await http.delete("/cache")).json() == {"removed": 1}
         assert (await http.get("/cache")).json()["size"] == 0
     told = [record.getMessage() for record in caplog.records if record.name == "pointsman.audit"]
     assert told == [
-        f"address {STRANGER}: cache: address_forbidden",
+        f"address {STRANGER}: cache: key_missing",
         "address 127.0.0.1: cache: ok: 1 answers removed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("scope", "looks", "clears"),
+    [(Scope.OPS, 200, 403), (Scope.ADMIN, 200, 200), (Scope.GENERATE, 403, 403), (Scope.TRUSTED, 403, 403)],
+)
+async def test_keys_from_anywhere_look_or_clear_by_their_scope(
+    client: Client, scope: Scope, looks: int, clears: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`ops` sees and changes nothing, `admin` does both; the clearing is on the audit log with the key."""
+    caplog.set_level("INFO", "pointsman.audit")
+    app = build(load(ON, None, None))
+    key = Key(digest_of(SECRET), frozenset({scope}))
+    app.keyring.table = KeyTable([key])
+    await keep_one(app)
+    async with client(app, STRANGER) as http:
+        http.headers["X-API-Key"] = SECRET
+        assert (await http.get("/cache")).status_code == looks
+        cleared = await http.delete("/cache")
+    assert cleared.status_code == clears
+    how = "ok: 1 answers removed" if clears == 200 else "key_forbidden"
+    told = [record.getMessage() for record in caplog.records if record.name == "pointsman.audit"]
+    assert told == [f"key {key.name} at {STRANGER}: cache: {how}"]
+    async with client(app) as http:  # an operator's address, whatever key it has
+        http.headers["X-API-Key"] = SECRET
+        assert (await http.delete("/cache")).json() == {"removed": int(clears != 200)}
 
 
 async def test_without_being_enabled_it_holds_what_was_asked_for(app: Router, client: Client) -> None:

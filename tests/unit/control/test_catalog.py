@@ -2,12 +2,21 @@
 
 import pytest
 
-from pointsman.app import Router
+from pointsman.app import Router, build
 from pointsman.conduct import Cause
 from pointsman.replica import Health, State
-from unit.control.conftest import Client, take_down
+from pointsman.settings import load
+from unit.control.conftest import ENGINES, Client, take_down
 
 pytestmark = pytest.mark.anyio
+
+LISTS = (
+    *("/v1/models", "/v1/models/distilgpt2", "/v1/models/distilbert/distilgpt2"),
+    "/models/gemma-3-12b/v1/models",
+)
+# FastAPI would have servers tell it, which do not know our setting.
+ROOT_PATH = pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+SECRET = "a-key-of-my-own-for-tests"
 
 
 async def test_models_is_a_bare_array_in_seed_003s_shape(app: Router, client: Client) -> None:
@@ -104,3 +113,42 @@ async def test_openai_list_and_one_by_its_hub_name(app: Router, client: Client) 
     assert [entry["id"] for entry in scoped["data"]] == ["gemma-3-12b"]
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
+
+
+@ROOT_PATH
+@pytest.mark.parametrize("path", LISTS)
+async def test_openais_lists_need_a_key_as_soon_as_there_is_one(client: Client, path: str) -> None:
+    """As OpenAI's other routes; without any key they are open, and so they are where a rule says it."""
+    for settings, status in (
+        ({}, 200),
+        ({"SECURITY__API_KEY": SECRET}, 401),
+        ({"SECURITY__API_KEY": SECRET, "KEY_NEEDS": "if_any=never"}, 200),
+        ({"SECURITY__API_KEY": SECRET, "ROOT_PATH": "/llm"}, 401),
+    ):
+        async with client(build(load({**ENGINES, **settings}, None, None))) as http:
+            for asked in (path, settings.get("ROOT_PATH", "") + path):
+                assert (await http.get(asked)).status_code == status
+                wrong = await http.get(asked, headers={"authorization": "Bearer wrong"})
+                assert wrong.status_code == status
+                assert (await http.get(asked, headers={"x-api-key": SECRET})).status_code == 200
+            if status == 401:
+                assert wrong.json()["error"]["code"] == "key_wrong"
+                assert (await http.get(f"{path}%0A")).status_code == 401
+
+
+async def test_the_frontends_list_stays_open(client: Client) -> None:
+    """Its pages have no key: `/models` and what is below are told to all whom the IP rules let in."""
+    async with client(build(load({**ENGINES, "SECURITY__API_KEY": SECRET}, None, None))) as http:
+        for path in ("/models", "/models/distilgpt2", "/models/distilgpt2/health"):
+            assert (await http.get(path)).status_code == 200
+
+
+@ROOT_PATH
+async def test_a_rule_closes_a_route_with_a_template(client: Client) -> None:
+    """Rules name templates: one for `/models/{model_id}` is for every model, also below a root path."""
+    rules = {"SECURITY__API_KEY": SECRET, "KEY_NEEDS": "GET /models/{model_id}=always", "ROOT_PATH": "/llm"}
+    async with client(build(load({**ENGINES, **rules}, None, None))) as http:
+        for path in ("/models/distilgpt2", "/llm/models/distilgpt2"):
+            assert (await http.get(path)).status_code == 401
+            assert (await http.get(path, headers={"x-api-key": SECRET})).status_code == 200
+        assert (await http.get("/models/distilgpt2/health")).status_code == 200

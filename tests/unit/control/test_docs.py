@@ -16,9 +16,9 @@ from pointsman.app import Router, build
 from pointsman.call import Call
 from pointsman.control.forms import FORMS, headers
 from pointsman.control.forms.told import EXAMPLES
-from pointsman.control.front import OPEN_PATHS
 from pointsman.errors import RouterError
 from pointsman.generation import Delta, Tokens
+from pointsman.guard_classes import OPEN_PATHS
 from pointsman.keys import Key, digest_of
 from pointsman.settings import load
 from pointsman.surfaces.backend_api import BackendApi

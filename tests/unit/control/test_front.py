@@ -22,6 +22,17 @@ async def test_every_answer_has_an_id_and_a_time(app: Router, client: Client, pa
     assert float(kept.headers["x-process-time"]) >= 0
 
 
+async def test_a_trials_rule_opens_the_comparison(client: Client) -> None:
+    """`if_any=never`, as `scripts/run` has it beside its key, is for every route that asks if there is any."""
+    trial = {**ENGINES, "SECURITY__API_KEY": "a-key-of-my-own-for-tests"}
+    for rules, status in (({}, 401), ({"KEY_NEEDS": "if_any=never"}, 400)):
+        async with client(build(load({**trial, **rules}, None, None))) as http:
+            assert (await http.post("/models/compare", json={"models": []})).status_code == status
+    closed = {**trial, "KEY_NEEDS": "if_any=never, POST /models/compare=always"}
+    async with client(build(load(closed, None, None))) as http:
+        assert (await http.post("/models/compare", json={"models": []})).status_code == 401
+
+
 async def test_wrong_method_names_the_right_one(app: Router, client: Client) -> None:
     """405 with Allow, in the shape of the path, for routes of either plane."""
     async with client(app) as http:
