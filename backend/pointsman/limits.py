@@ -186,6 +186,12 @@ class Limiter:
             return None
         return await self.admit(Rules(rules.requests), _UNREAD, 0, 0.0, once)
 
+    def apart(self, address: str, key: Key | None) -> dict[str, Rules]:
+        """What single surfaces limit a caller to besides, by name; none where its key has a limit for all."""
+        common = self.rules(address, key, "").requests
+        found = {name: Rules(self.rules(address, key, name).requests) for name in self._surfaces}
+        return {name: rules for name, rules in found.items() if rules.requests not in (None, common)}
+
     async def levels(self, rules: Rules) -> dict[str, int | None]:
         """What is left of a caller's rates now, whole; None: not limited.
 

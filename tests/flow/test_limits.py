@@ -125,6 +125,34 @@ def test_tgis_own_calls_reserve_and_pay(
             assert paid <= 1.1 * words + 50
 
 
+def test_a_key_learns_of_a_surfaces_own_limit(
+    engine: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`/usage` tells what the 429 of `/v1/generate` told; a key with a limit of its own has only that."""
+    path = tmp_path / "keys.json"
+    plain = made(path, capsys, "--note", "plain")
+    own = made(path, capsys, "--requests-per-minute", "6000", "--note", "own")
+    with started(engine, KEYS_FILE=str(path), RATE_LIMIT__REQUESTS_PER_MINUTE="0.1") as router:
+
+        def usage(headers: dict[str, str]) -> Any:
+            return router.http.get("/usage", headers=headers).json()
+
+        def told(remaining: int) -> dict[str, Any]:
+            return {
+                "llm_service": {"limits": {"requests_per_minute": 0.1}, "remaining": {"requests": remaining}}
+            }
+
+        assert usage(plain)["surfaces"] == told(15)
+        answers = [router.http.post("/v1/generate", json={"prompt": ""}, headers=plain) for _ in range(16)]
+        assert [answer.status_code for answer in answers] == [422] * 15 + [429]
+        after = usage(plain)
+        assert after["surfaces"] == told(0)
+        assert after["limits"]["requests_per_minute"] is None
+        assert after["remaining"] == {"requests": None, "tokens": None}
+        assert usage(own)["surfaces"] == {}
+        assert usage(own)["limits"]["requests_per_minute"] == 6000
+
+
 def test_leases_end_however_a_request_ends(
     engine: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

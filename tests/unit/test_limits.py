@@ -90,6 +90,18 @@ async def test_a_surface_may_have_a_limit_of_its_own() -> None:
     assert limiter(clock, seed=SurfaceLimits(enabled=False)).rules(ADDRESS, None, "seed") is FREE
 
 
+async def test_limits_of_single_surfaces_are_told_apart() -> None:
+    """With what is left of them; not where a key's own limit holds for all, nor where there is none."""
+    made = limiter(Clock(), LimitsConfig(requests_per_minute=60), seed=SurfaceLimits())
+    assert (await made.admit(made.rules(ADDRESS, PLAIN, "seed"), call(), 40, 10.0)).refusal is None
+    apart = made.apart(ADDRESS, PLAIN)
+    assert list(apart) == ["seed"]
+    assert await made.levels(apart["seed"]) == {"requests": 14, "tokens": None}
+    assert (await made.levels(made.rules(ADDRESS, PLAIN, "")))["requests"] == 60
+    assert made.apart(ADDRESS, KEY) == {}
+    assert limiter(Clock(), seed=SurfaceLimits(enabled=False)).apart(ADDRESS, PLAIN) == {}
+
+
 class Away:
     """A store that is always waited for, as Redis is; it may be away."""
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 
 from pointsman.control.together import Together
 from pointsman.errors import KEY_MISSING, RouterError
-from pointsman.limits import Limiter
+from pointsman.limits import Limiter, Rules
 
 
 def router(limiter: Limiter, together: Together) -> APIRouter:
@@ -21,7 +21,7 @@ def router(limiter: Limiter, together: Together) -> APIRouter:
             raise RouterError(KEY_MISSING)
         used, since = await together.used(key.name)
         rules = limiter.rules(request.state.caller.address, key, "")
-        levels = await limiter.levels(rules)
+        apart = limiter.apart(request.state.caller.address, key)
         return {
             "key": key.name,
             "tenant": key.tenant,
@@ -31,11 +31,15 @@ def router(limiter: Limiter, together: Together) -> APIRouter:
             if key.expires is None
             else datetime.fromtimestamp(key.expires, UTC).isoformat(timespec="seconds"),
             "limits": {
-                "requests_per_minute": None if rules.requests is None else rules.requests.rate.per_minute,
+                **_requests(rules),
                 "tokens_per_minute": None if rules.tokens is None else rules.tokens.rate.per_minute,
                 "concurrency": rules.at_once,
             },
-            "remaining": levels,
+            "remaining": await limiter.levels(rules),
+            "surfaces": {
+                name: {"limits": _requests(of_surface), "remaining": await _left(limiter, of_surface)}
+                for name, of_surface in apart.items()
+            },
             "used": {
                 "since": datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
                 "requests": used.requests,
@@ -46,3 +50,11 @@ def router(limiter: Limiter, together: Together) -> APIRouter:
         }
 
     return routes
+
+
+def _requests(rules: Rules) -> dict[str, float | None]:
+    return {"requests_per_minute": None if rules.requests is None else rules.requests.rate.per_minute}
+
+
+async def _left(limiter: Limiter, rules: Rules) -> dict[str, int | None]:
+    return {"requests": (await limiter.levels(rules))["requests"]}

@@ -74,6 +74,7 @@ EXAMPLES: dict[str, Any] = {
         "expires": "2026-04-05T10:15:00+00:00",
         "limits": {"requests_per_minute": 60.0, "tokens_per_minute": 20000.0, "concurrency": None},
         "remaining": {"requests": 58, "tokens": 19312},
+        "surfaces": {"llm_service": {"limits": {"requests_per_minute": 10.0}, "remaining": {"requests": 13}}},
         "used": {
             "since": "2026-01-05T10:15:00+00:00",
             "requests": 412,
