@@ -173,7 +173,8 @@ class Plane:
             answer.cut()
             return
         watch.forget()  # why it is refused; that the client left is not forgotten
-        whole = await body.drain()
+        late = answer.exchange.end is attempt.DEADLINE  # the client waits no longer, for its own body neither
+        whole = body.whole if late else await body.drain()
         try:
             with watch:
                 watch.set(monotonic() + _TELL_S, ClientGone)

@@ -117,6 +117,24 @@ def test_a_wait_in_the_queue_is_part_of_it(router: Router, engines: dict[str, Em
             client.sock.close()
 
 
+def test_a_body_that_stays_away_is_part_of_it(router: Router, engines: dict[str, Emulator]) -> None:
+    """Its last bytes are not waited for, not even as those of a refused body are; the connection ends."""
+    asked = VLLM.request("Hello", 5, "x-request-timeout: 0.5", stream=False)
+    with Client(router.port) as client:
+        begin = time.monotonic()
+        client.send(asked[:-5])
+        answer = client.read()
+        took_s = time.monotonic() - begin
+        assert outcome(VLLM, answer, stream=False) == "504 total_timeout"
+        assert answer.header("connection") == "close"
+        told_s = float(answer.header("x-process-time") or "")
+        assert 0.5 <= told_s <= took_s
+        assert told_s < 0.5 + 2.0, "its body was drained, as a refused one is"
+        client.send(asked[-5:])
+        assert client.at_end()
+    assert not engines["vllm"].sent()
+
+
 def test_an_engine_that_asks_for_more_time_than_there_is_is_not_asked_again(
     router: Router, engines: dict[str, Emulator]
 ) -> None:
