@@ -83,7 +83,9 @@ class Cycle(RequestResponseCycle):
         if length is not None:
             self.expected_content_length, self.chunked_encoding = length, False
             own += b"content-length: %d\r\n" % length
-        elif self.scope["method"] != "HEAD" and status not in (204, 304):
+        elif self.scope["method"] == "HEAD" or status in (204, 304):
+            self.chunked_encoding = False
+        elif self.scope["http_version"] != "1.0":  # that knows no chunks: its body ends with the connection
             self.chunked_encoding = True
             own += b"transfer-encoding: chunked\r\n"
         self._head = b"%b\r\n%b%b\r\n" % (_STATUS[status], lines, own)
@@ -131,6 +133,8 @@ class Cycle(RequestResponseCycle):
         elif self.chunked_encoding:
             end = b"0\r\n\r\n" if last else b""
             self.transport.write(b"%b%x\r\n%b\r\n%b" % (head, len(body), body, end) if body else head + end)
+        elif self.chunked_encoding is None:
+            self.transport.write(head + body)
         else:
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0 or (last and self.expected_content_length):

@@ -81,6 +81,7 @@ class Keyring:
         self._path = path
         self._own = own
         self._seen: tuple[int, int, int] | None = None
+        self._was_there = False
         self.table = KeyTable(own)
 
     def load(self) -> None:
@@ -90,9 +91,12 @@ class Keyring:
             ValueError: it cannot be used; a sentence that names it.
         """
         if self._path is None:
+            self.table = KeyTable(self._own)
             return
         try:
             self._seen = _mark(self._path)
+            if self._seen is None and self._was_there:
+                raise ValueError("it is gone")  # by a slip: without keys everybody would be let in
             content = self._path.read_bytes() if self._seen is not None else b"{}"
             fresh = KeyTable(map(_key, read_file(content).keys))
             if any(key.signs_with for key in fresh.keys) and stat.S_IMODE(self._path.stat().st_mode) & 0o077:
@@ -101,7 +105,7 @@ class Keyring:
             raise ValueError(f"key file {self._path}: {error.strerror or error}") from None
         except ValueError as sentence:
             raise ValueError(f"key file {self._path}: {sentence}") from None
-        self.table = KeyTable((*self._own, *fresh.keys))
+        self.table, self._was_there = KeyTable((*self._own, *fresh.keys)), self._seen is not None
 
     def renew(self, path: Path | None, own: tuple[Key, ...]) -> None:
         """Take another file, and other keys beside it; one that is unusable leaves the keys as they were."""
@@ -124,7 +128,7 @@ class Keyring:
         """Read the file again if it has changed."""
         if self._path is None or _mark(self._path) == self._seen:
             return
-        before, first = self.table, self._seen is None
+        before, first = self.table, not self._was_there
         try:
             self.load()
         except ValueError as sentence:

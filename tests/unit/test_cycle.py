@@ -48,13 +48,14 @@ def cycle_on(
     wire: Wire,
     method: str = "GET",
     *,
+    version: str = "1.1",
     keep_alive: bool = True,
     waits_for_100: bool = False,
     on_response: Callable[[], None] = lambda: None,
 ) -> Cycle:
     """A request whose headers have come."""
     cycle = Cycle(
-        scope={"type": "http", "method": method},  # type: ignore[typeddict-item] # no more of it is read
+        scope={"type": "http", "method": method, "http_version": version},  # type: ignore[typeddict-item] # all that is read
         transport=wire,
         flow=FlowControl(wire),
         logger=logging.getLogger("uvicorn.error"),
@@ -126,6 +127,19 @@ async def test_framing_fits_method_and_status(
     assert head.partition(b"\r\n")[2] + b"\r\n" == b"date: now\r\n" + framing
     assert rest == sent
     assert cycle.response_complete
+
+
+async def test_an_answer_in_http_1_0_ends_with_its_connection() -> None:
+    """That version knows no chunks: a body whose length is not known stands as it is."""
+    wire = Wire()
+    cycle = cycle_on(wire, version="1.0", keep_alive=False)
+    cycle.begin(200, b"", None)
+    for part in (b"one ", b"", b"two"):
+        await cycle.put(part, last=False)
+    assert wire.did == []
+    await cycle.put(b"", last=True)
+    assert wire.sent == b"HTTP/1.1 200 OK\r\ndate: now\r\nconnection: close\r\n\r\none two"
+    assert wire.did == ["close"]
 
 
 async def test_an_empty_part_does_not_end_a_chunked_answer() -> None:

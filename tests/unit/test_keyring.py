@@ -57,9 +57,41 @@ def test_a_change_is_taken_and_a_broken_file_is_not(tmp_path: Path, caplog: pyte
     assert ring.table.find(SECRET, 0) is not None
     assert len(caplog.messages) == 1
     assert "keys stay as they were" in caplog.messages[0]
-    path.unlink()
+    write(path)
     ring.look()
     assert ring.table.find(SECRET, 0) is None
+
+
+def test_a_file_that_is_gone_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no key exists routes are open, so it is taken for a slip, and told once; back again, it holds."""
+    path, told = tmp_path / "keys.json", list[str]()
+    ring = Keyring(path, tell=told.append)
+    write(path, entry())
+    ring.look()
+    path.unlink()
+    with caplog.at_level(logging.WARNING, "pointsman.keyring"):
+        ring.look()
+        ring.look()
+    assert ring.table.find(SECRET, 0) is not None
+    assert caplog.messages == [f"key file {path}: it is gone; the keys stay as they were"]
+    assert told[1:] == ["the key file is unusable; the keys stay as they were"]
+    write(path, entry(concurrency=7))
+    ring.look()
+    found = ring.table.find(SECRET, 0)
+    assert found is not None
+    assert found.concurrency == 7
+
+
+def test_another_file_is_taken_if_it_is_there(tmp_path: Path) -> None:
+    """New settings that name a file in vain leave the keys; those that name none have none."""
+    path = tmp_path / "keys.json"
+    write(path, entry())
+    ring = Keyring(path)
+    ring.load()
+    ring.renew(tmp_path / "elsewhere.json", ())
+    assert ring.table.find(SECRET, 0) is not None
+    ring.renew(None, ())
+    assert not ring.table
 
 
 def test_a_file_with_a_signing_key_is_for_the_router_alone(tmp_path: Path) -> None:
