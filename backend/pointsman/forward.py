@@ -18,6 +18,7 @@ from pointsman.candidates import none_left, reachable, sound
 from pointsman.conversation import converse
 from pointsman.errors import POISON_PROMPT, ClientGone, RouterError
 from pointsman.exchange import AttemptRecord
+from pointsman.generation import Tokens
 from pointsman.lengths import Lengths
 from pointsman.poison import Poison
 from pointsman.registry import Lease
@@ -101,11 +102,16 @@ class Forwarder:
             sleep=rest,
             reraise=True,
         )
+        exchange, unfit = run.exchange, Tokens()
         try:
             async for trial in loop:
                 with trial:
                     if trial.retry_state.attempt_number == 1:
                         raise first  # the first try is over; the loop begins with its end
+                    if exchange.attempts[-1].end is attempt.MISFIT:  # the engine did all of its work
+                        unfit.prompt += exchange.prompt_tokens
+                        unfit.completion += exchange.completion_tokens
+                        exchange.prompt_tokens = exchange.completion_tokens = 0
                     await self._attempt(run)
         except AttemptFailed as failure:
             if run.tried.repaired and failure.end is attempt.REJECTED:  # the longer request is ours
@@ -114,8 +120,11 @@ class Forwarder:
         except RouterError as error:
             if not run.tried.repaired or error.status >= 500:
                 raise
-            unfit = AttemptFailed(attempt.MISFIT, error.message)
-            raise client_error(unfit) from unfit
+            misfit = AttemptFailed(attempt.MISFIT, error.message)
+            raise client_error(misfit) from misfit
+        finally:
+            exchange.prompt_tokens += unfit.prompt
+            exchange.completion_tokens += unfit.completion
 
     def _decide(self, run: Run, failure: BaseException) -> bool:
         """Set the run's next step; False for what no attempt can mend."""

@@ -1,6 +1,7 @@
 """Seed 004's API over real sockets, by the rules of its own clients (`contracts/seeds.md` 6.5 and 6.6)."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pointsman.cli import main
 from processes import Emulator, Router, wait_for
 
 MAILS = Path(__file__).parents[1] / "data" / "mails"
@@ -455,6 +457,40 @@ def test_a_broken_answer_is_repaired_once(router: Router, vllm: Emulator, path: 
     assert second["messages"][:2] == first["messages"]
     assert [turn["role"] for turn in second["messages"][2:]] == ["assistant", "user"]
     assert second["messages"][2]["content"] == '{"tasks": [{"title"'
+
+
+def test_a_repair_is_paid(vllm: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its key is charged for both calls, as much as the engine has counted."""
+    assert main(["keys", "create", "--file", str(tmp_path / "keys.json"), "--tokens-per-minute", "9000"]) == 0
+    headers = {"X-API-Key": capsys.readouterr().out.splitlines()[0]}
+    value, said, expected = GOOD["/api/tasks/extract"]
+    with Router(VLLM_GEMMA3_ENDPOINT=vllm.url, KEYS_FILE=str(tmp_path / "keys.json")) as router:
+        router.wait_until_up("gemma-3-12b")
+
+        def cost(answer: str, *unfit: str) -> tuple[int, int, int]:
+            """Tokens of prompts and answers, and what the call took of the limit, at least."""
+            begun, before = time.monotonic(), usage()
+            vllm.arm("say", answer)
+            for bad in unfit:
+                vllm.arm("say", bad, times=1)
+            assert router.http.post("/api/tasks/extract", json=value, headers=headers).json() == expected
+            ended = before["used"]["requests"] + 1
+            wait_for(lambda: usage()["used"]["requests"] == ended, "it has ended and is paid")
+            after = usage()
+            prompt, completion = (
+                after["used"][name] - before["used"][name] for name in ("prompt_tokens", "completion_tokens")
+            )
+            paid = before["remaining"]["tokens"] - after["remaining"]["tokens"]
+            return prompt, completion, paid + math.ceil(9000 / 60 * (time.monotonic() - begun))
+
+        def usage() -> Any:
+            return router.http.get("/usage", headers=headers).json()
+
+        prompt, completion, _ = cost(said)
+        both_prompts, both_completions, paid = cost(said, '{"tasks": [{"title"')
+        assert both_prompts > 2 * prompt > 0
+        assert both_completions > completion > 0
+        assert paid >= both_prompts + both_completions
 
 
 @pytest.mark.parametrize("path", GOOD)

@@ -7,6 +7,7 @@ with that; here it is whether they are asked for, and obeyed.
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import cast
@@ -365,6 +366,37 @@ async def test_what_the_attempts_used_up_is_remembered(
     assert "".join(made.asked) == asked
     assert made.run.tried.attempts == len(ends)
     assert [one.end for one in made.run.exchange.attempts] == [end or attempt.OK for end in ends]
+
+
+def spending(prompt: int, completion: int, end: End | None = None) -> Act:
+    """An attempt whose engine told its tokens; without an end it was a good one."""
+
+    async def act(run: Run) -> None:
+        run.exchange.prompt_tokens, run.exchange.completion_tokens = prompt, completion
+        if end is not None:
+            raise failed(end)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("acts", "tokens"),
+    [
+        ((spending(400, 11, attempt.MISFIT), spending(471, 12)), (871, 23)),
+        ((spending(400, 11, attempt.MISFIT), spending(471, 12, attempt.MISFIT)), (871, 23)),
+        ((spending(400, 11, attempt.MISFIT), failed(attempt.CONNECT), spending(471, 12)), (871, 23)),
+        ((spending(400, 11, attempt.MISFIT), RouterError(INVALID_PARAMETER)), (400, 11)),
+        ((spending(400, 11, attempt.RESET_NEW), spending(400, 12)), (400, 12)),
+    ],
+    ids=["mended", "not mended", "with another failure between", "refused", "no answer"],
+)
+async def test_a_repair_is_added_up(stage: Make, acts: tuple[Act, ...], tokens: tuple[int, int]) -> None:
+    """An unfit answer cost its tokens, and so did the one in its place; a failed engine's cost none."""
+    made = stage(*acts)
+    with suppress(RouterError):
+        await made.serve()
+    assert made.acts == []
+    assert (made.run.exchange.prompt_tokens, made.run.exchange.completion_tokens) == tokens
 
 
 async def test_only_the_attempt_after_a_reset_needs_a_new_connection(stage: Make) -> None:
