@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
@@ -43,6 +43,7 @@ from pointsman.replica import Health, Replica, State
 from pointsman.routes import Routes
 from pointsman.settings import Settings
 from pointsman.source import Source
+from pointsman.store.base import Unavailable
 
 _ASIDE_S = 0.5
 _log = logging.getLogger("pointsman.app")
@@ -242,10 +243,17 @@ class Router(FastAPI):
             self._sink = None
             sink.close()
 
+    async def _try_store(self) -> None:
+        with suppress(Unavailable):  # it tells of that itself
+            await self.parts.store.check()
+
     @asynccontextmanager
     async def _kept(self) -> AsyncIterator[None]:
         """Look after the files, and heed SIGHUP, where it is ours to heed."""
-        keepers = [asyncio.create_task(self.parts.keyring.keep(), name="keyring")]
+        keepers = [
+            asyncio.create_task(self.parts.keyring.keep(), name="keyring"),
+            asyncio.create_task(self._try_store(), name="store"),
+        ]
         reloader, heeds = self.reloader, False
         if reloader is not None:
             keepers.append(asyncio.create_task(reloader.keep(), name="reload"))

@@ -146,7 +146,7 @@ LIMITS_LOCAL = Family(
     "pointsman_limits_local",
     _G,
     (),
-    "1 while the shared store is away and this worker keeps its own share of the limits.",
+    "1 while the shared store is away, as far as this worker knows: limits are its own share then.",
 )
 LOCALLY_LIMITED = Family(
     "pointsman_locally_limited_total", _C, (), "Requests that were limited by that share, or let in by it."

@@ -209,6 +209,45 @@ async def test_a_redis_that_refuses_is_told_of_and_left_alone(store: RedisStore,
     await until(lambda: works(store), "it may be written again")
 
 
+async def test_a_check_tells_of_a_store_that_is_away(
+    store: RedisStore, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From then on it is known to be away, without any other operation; and so is that it is back."""
+    caplog.set_level("INFO", "pointsman.store")
+    await store.check()
+    assert store.down is None
+    server.kill()
+    with pytest.raises(Unavailable, match="Redis cannot be reached"):
+        await store.check()
+    assert store.down == "Redis cannot be reached"
+    server.start()
+
+    async def back() -> bool:
+        return store.down is None
+
+    await until(back, "Redis is back")
+    assert [record.message for record in caplog.records] == [
+        "store: Redis cannot be reached",
+        "store: Redis answers again",
+    ]
+
+
+async def test_an_answer_that_comes_late_once_is_no_alarm(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is busy with its start may be late itself: a check asks more than once."""
+    told: list[str] = []
+
+    async def try_writing() -> None:
+        told.append("asked")
+        if len(told) < 3:
+            raise Unavailable("Redis did not answer within 50 ms")
+
+    monkeypatch.setattr(store._link, "try_writing", try_writing)
+    await store.check()
+    assert (len(told), store.down) == (3, None)
+
+
 async def test_a_password_is_given_and_a_wrong_one_is_told() -> None:
     """Over TCP, with user, password and a database of its own; no address or password is in the reason."""
     with short_folder() as folder:

@@ -117,6 +117,10 @@ class Store(Protocol):
 
     foreign: int
 
+    @property
+    def down(self) -> str | None:
+        """Why it does not answer, a clause for people; None: it does, as far as is known."""
+
     async def settle(self, ask: Ask) -> Granted:
         """Take all that is asked, or nothing, in one step."""
 
@@ -163,7 +167,7 @@ class Store(Protocol):
         """How many entries this process's own tables have, by name, for gauges. Each table has a bound."""
 
     async def check(self) -> None:
-        """Ask whether it works, writing included.
+        """Ask whether it works, writing included; one that does not is `down` until it does.
 
         Raises:
             Unavailable: why it does not.

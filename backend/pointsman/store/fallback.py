@@ -74,11 +74,16 @@ class Local:
     """
 
     def __init__(self, shared: Store, share: Share, *, closed: bool = False) -> None:
-        self.local = False  # limits are this worker's share now
         self.local_answers = 0  # so many asks were settled by the share
         self._shared = shared
         self._share = share
         self._closed = closed
+        self._told = False  # that limits are this worker's share
+
+    @property
+    def local(self) -> bool:
+        """Whether limits are this worker's share now, or refused where it is `closed`."""
+        return self._shared.down is not None
 
     def at_once(self, ask: Ask) -> None:
         """The shared store is always waited for."""
@@ -92,11 +97,11 @@ class Local:
         try:
             granted = await self._shared.settle(ask)
         except Unavailable as why:
-            self._change(local=True, why=str(why))
+            self._tell(local=True, why=str(why))
             if self._closed or ask.once is not None:
                 raise
         else:
-            self._change(local=False)
+            self._tell(local=False)
             return granted
         self.local_answers += 1
         return msgspec.structs.replace(self._share.at_once(ask), local=True)
@@ -109,10 +114,10 @@ class Local:
         """Entries of this worker's tables, those of the shared store and of the share."""
         return self._share.sizes() | self._shared.sizes()
 
-    def _change(self, *, local: bool, why: str = "") -> None:
-        if local is self.local:
+    def _tell(self, *, local: bool, why: str = "") -> None:
+        if local is self._told:
             return
-        self.local = local
+        self._told = local
         if not local:
             _log.info("store: limits are shared again")
         elif self._closed:

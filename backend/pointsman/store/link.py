@@ -11,6 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
@@ -31,6 +32,7 @@ _VERDICTS = {
     64: "it is for another address",
 }
 _UNSHOWN = "Redis ended the connection; if it asks for a certificate, set STORE__CLIENT_CERT"
+_CHECKS = 3
 _log = logging.getLogger("pointsman.store")
 _FAULTS = (RedisError, OSError, ValueError)  # ValueError: what answers is no Redis
 
@@ -86,6 +88,22 @@ class Link:
             await self._exchange(("SET", f"{self._config.prefix}trial", "1", "PX", 1000))
         except _FAULTS as fault:
             raise Unavailable(self._reason(fault)) from fault
+
+    async def check(self) -> None:
+        """Try it, a few times: just after a start an answer may come late for our sake.
+
+        Raises:
+            Unavailable: why none did; no command is sent until one does.
+        """
+        for _ in range(_CHECKS - 1):
+            with suppress(Unavailable):
+                return await self.try_writing()
+            await asyncio.sleep(self._config.pause_s)
+        try:
+            await self.try_writing()
+        except Unavailable as why:
+            self._fail(str(why))
+            raise
 
     async def wait_until_up(self) -> None:
         """Return once commands are sent again."""

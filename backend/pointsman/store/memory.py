@@ -57,6 +57,8 @@ class MemoryConfig:
 class MemoryStore:
     """A `Store` in memory. `clock` gives seconds and need not be the wall's."""
 
+    down: str | None = None  # it never is
+
     def __init__(
         self, config: MemoryConfig | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:

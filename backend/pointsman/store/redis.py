@@ -44,7 +44,7 @@ _log = logging.getLogger("pointsman.store")
 
 
 class RedisStore:
-    """A `Store` in Redis. It connects when it is first used; `check` tells at once whether it works.
+    """A `Store` in Redis. It connects when it is first used; `check` tells sooner whether it works.
 
     Args:
         clock: seconds, instead of Redis' own clock: for tests alone.
@@ -65,7 +65,6 @@ class RedisStore:
 
     @property
     def down(self) -> str | None:
-        """Why it does not answer, a clause for people; None: it does, as far as is known."""
         return self._link.down
 
     async def settle(self, ask: Ask) -> Granted:
@@ -146,7 +145,7 @@ class RedisStore:
         return {"connections": self._link.open, "returns": len(self._returns)}
 
     async def check(self) -> None:
-        await self._link.try_writing()
+        await self._link.check()
 
     async def close(self) -> None:
         await self._returns.close(_CLOSE_S)

@@ -11,13 +11,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Shared(MemoryStore):
-    """A shared store that can be taken away."""
-
-    away = False
+    """A shared store that is away while `down` is set."""
 
     async def settle(self, ask: Ask) -> Granted:
-        if self.away:
-            raise Unavailable("it is away")
+        if self.down is not None:
+            raise Unavailable(self.down)
         return await super().settle(ask)
 
 
@@ -75,13 +73,13 @@ async def test_the_share_answers_while_the_store_is_away_and_it_is_said_once(
     local, hold = Local(shared, share(2)), Hold("key", 2, "id", 60.0)
     before = await local.settle(Ask(holds=(hold,)))
     assert (before.local, local.local) == (False, False)
-    shared.away = True
+    shared.down = "it is away"
     during = await local.settle(Ask(holds=(hold,)))
     assert (during.local, during.allowed, local.local) == (True, True, True)
     assert not (await local.settle(Ask(holds=(Hold("key", 2, "other", 60.0),)))).allowed
     local.give_back(during, holds=(hold,))
     assert (await local.settle(Ask(holds=(Hold("key", 2, "other", 60.0),)))).allowed
-    shared.away = False
+    shared.down = None
     assert shared.sizes()["leases"] == 1
     local.give_back(before, holds=(hold,))
     assert shared.sizes()["leases"] == 0
@@ -93,10 +91,21 @@ async def test_the_share_answers_while_the_store_is_away_and_it_is_said_once(
     ]
 
 
+async def test_the_flag_follows_the_store_and_not_the_asks() -> None:
+    """That limits are local is known without a limited request, and so is that they are no more."""
+    shared = Shared(clock=clock)
+    local = Local(shared, share(2))
+    shared.down = "it is away"
+    assert (local.local, local.local_answers) == (True, 0)
+    assert (await local.settle(Ask())).local
+    shared.down = None
+    assert (local.local, local.local_answers) == (False, 1)
+
+
 async def test_a_nonce_is_never_judged_by_a_share() -> None:
     """Another worker may have seen it: without the store, an ask with a nonce is unavailable."""
     shared = Shared(clock=clock)
-    shared.away = True
+    shared.down = "it is away"
     local = Local(shared, share(2))
     with pytest.raises(Unavailable):
         await local.settle(Ask(once=Once("nonce", 60.0)))
@@ -107,7 +116,7 @@ async def test_closed_limits_refuse_while_the_store_is_away() -> None:
     shared = Shared(clock=clock)
     local = Local(shared, share(1), closed=True)
     assert (await local.settle(Ask())).allowed
-    shared.away = True
+    shared.down = "it is away"
     with pytest.raises(Unavailable):
         await local.settle(Ask())
     assert local.local
