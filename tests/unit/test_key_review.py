@@ -1,14 +1,18 @@
 """Keys for what is not there: told once for each reading, by the keys' names."""
 
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
+from pointsman.app import build
 from pointsman.key_review import KeyReview
 from pointsman.keys import Key, KeyTable, digest_of
 from pointsman.model import ModelConfig
 from pointsman.registry import Registry
 from pointsman.retry import RetryConfig
+from pointsman.settings import load
 
 
 def key(number: int, *, routes: tuple[str, ...] = (), models: tuple[str, ...] = ()) -> Key:
@@ -55,3 +59,39 @@ def test_the_line_does_not_grow(review: KeyReview, caplog: pytest.LogCaptureFixt
     (record,) = caplog.records
     assert record.getMessage().endswith(", and 990 more")
     assert len(record.getMessage()) < 1000
+
+
+def test_each_reading_is_looked_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the start, by a changed file, and by settings that name another file or other models."""
+
+    def said() -> list[str]:
+        told = [
+            record.getMessage().partition(": ")[2] for record in caplog.records if "not there" in record.msg
+        ]
+        caplog.clear()
+        return told
+
+    first, second = key(1), key(2)
+    one = write(tmp_path / "one.json", first, models=["gpt-2"])
+    two = write(tmp_path / "two.json", second, routes=["GET /generate"])
+    settings = {"TGI_SMALL_ENDPOINT": "http://engine.invalid"}
+    app = build(load({**settings, "KEYS_FILE": str(one)}, None, None))
+    app.keyring.look()
+    assert said() == [f"key {first.name} the model 'gpt-2'"]
+    app.keyring.look()
+    app.parts.renew(load({**settings, "KEYS_FILE": str(one), "GRACE_S": "1"}, None, None))
+    assert said() == []
+    more = {**settings, "TGI_GPT2_ENDPOINT": "http://engine.invalid"}
+    app.parts.renew(load({**more, "KEYS_FILE": str(two)}, None, None))
+    assert said() == [f"key {second.name} the route 'GET /generate' (is it POST /generate?)"]
+    write(two, first, models=["gpt-2"])
+    app.keyring.look()
+    assert said() == []
+    two.write_text("{")
+    app.keyring.look()
+    assert said() == []
+
+
+def write(path: Path, one: Key, **more: list[str]) -> Path:
+    path.write_text(json.dumps({"keys": [{"sha256": one.digest.hex(), **more}]}))
+    return path
