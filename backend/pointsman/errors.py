@@ -147,6 +147,8 @@ FIRST_EVENT_TIMEOUT = ErrorKind(
 )
 IDLE_TIMEOUT = ErrorKind("idle_timeout", 504, _E, True, "The engine fell silent within its answer.")
 TOTAL_TIMEOUT = ErrorKind("total_timeout", 504, _E, True, "The answer took longer than allowed.")
+# The same to a program; but the limit was the client's own, whatever took the time.
+OWN_TIMEOUT = ErrorKind("total_timeout", 504, _C, True, "The time that your X-Request-Timeout gives is over.")
 
 ALL_KINDS: tuple[ErrorKind, ...] = tuple(v for v in globals().values() if isinstance(v, ErrorKind))
 

@@ -43,6 +43,13 @@ def ask(router: Router, front: Front, waits: str, *lines: str, stream: bool) -> 
     return call(router.port, asked), time.monotonic() - begin
 
 
+def told_to_be_over(front: Front, answer: Incoming, *, stream: bool) -> None:
+    """The code of any timeout, but it is the client's own doing."""
+    kept = "frame" if stream else "504"
+    assert outcome(front, answer, stream=stream) == f"{kept} total_timeout"
+    assert b'"owner":"client"' in answer.body
+
+
 def aborted(engine: Emulator) -> bool:
     stats = engine.stats()
     return not stats["running"] and not stats["waiting"]
@@ -58,7 +65,7 @@ def test_an_answer_that_takes_longer_is_not_waited_for(
     engine.arm(fault, 60 if fault == "slow_first_token" else None)
     failed = router.metric("pointsman_replica_up")
     answer, took_s = ask(router, front, "0.4", stream=False)
-    assert outcome(front, answer, stream=False) == "504 total_timeout"
+    told_to_be_over(front, answer, stream=False)
     assert 0.4 <= took_s < 0.4 + _SLACK_S
     wait_for(lambda: aborted(engine), "the engine is left")
     (sent,) = engine.sent()
@@ -76,7 +83,7 @@ def test_an_opened_stream_ends_in_time_with_an_error_frame(
     """Status and comments were sent while the engine was silent."""
     engines[front.engine].arm("hang_first_event")
     answer, took_s = ask(router, front, "0.6", stream=True)
-    assert outcome(front, answer, stream=True) == "frame total_timeout"
+    told_to_be_over(front, answer, stream=True)
     assert b": waiting for the engine" in answer.body
     assert 0.6 <= took_s < 0.6 + _SLACK_S
 
@@ -88,7 +95,7 @@ def test_a_stream_with_content_ends_in_time_with_an_error_frame(
     """What was said so far stays; there is no good end."""
     engines[front.engine].arm("hang_after", 2)
     answer, took_s = ask(router, front, "0.8", stream=True)
-    assert outcome(front, answer, stream=True) == "frame total_timeout"
+    told_to_be_over(front, answer, stream=True)
     assert b"[emulated]" in answer.body
     assert 0.8 <= took_s < 0.8 + _SLACK_S
 
@@ -109,7 +116,7 @@ def test_a_wait_in_the_queue_is_part_of_it(router: Router, engines: dict[str, Em
             client.send(VLLM.request("slow", stream=False))
         wait_for(lambda: router.metric("pointsman_in_flight") == 4, "all slots are taken")
         answer, took_s = ask(router, VLLM, "0.5", stream=False)
-        assert outcome(VLLM, answer, stream=False) == "504 total_timeout"
+        told_to_be_over(VLLM, answer, stream=False)
         assert 0.5 <= took_s < 0.5 + _SLACK_S
         assert not [entry for entry in engines["vllm"].sent() if "Hello" in str(entry)]
     finally:
@@ -125,7 +132,7 @@ def test_a_body_that_stays_away_is_part_of_it(router: Router, engines: dict[str,
         client.send(asked[:-5])
         answer = client.read()
         took_s = time.monotonic() - begin
-        assert outcome(VLLM, answer, stream=False) == "504 total_timeout"
+        told_to_be_over(VLLM, answer, stream=False)
         assert answer.header("connection") == "close"
         told_s = float(answer.header("x-process-time") or "")
         assert 0.5 <= told_s <= took_s
@@ -222,5 +229,5 @@ def test_each_part_of_a_comparison_has_that_time(router: Router, engines: dict[s
     answer = call(router.port, post("/models/compare", body, "x-request-timeout: 0.6"))
     assert time.monotonic() - begin < 0.6 + _SLACK_S
     slow, quick = answer.json()["results"]
-    assert slow["error"]["code"] == "total_timeout"
+    assert (slow["error"]["code"], slow["error"]["owner"]) == ("total_timeout", "client")
     assert quick["text"]

@@ -13,19 +13,29 @@ STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 429, 431, 500
 
 
 def test_codes_are_unique_and_stable_in_form() -> None:
-    """A code names one kind, in lower case with underscores."""
-    assert max(Counter(kind.code for kind in ALL_KINDS).values()) == 1
+    """A code names one kind of each owner, in lower case with underscores."""
+    assert max(Counter((kind.code, kind.owner) for kind in ALL_KINDS).values()) == 1
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code) for kind in ALL_KINDS)
+
+
+def test_kinds_of_one_code_differ_in_their_owners_alone() -> None:
+    """What a program decides by is the same; only a timeout may be the client's own or not."""
+    shared = [kind for kind in ALL_KINDS if [one.code for one in ALL_KINDS].count(kind.code) > 1]
+    assert shared == [errors.TOTAL_TIMEOUT, errors.OWN_TIMEOUT]
+    assert {(kind.status, kind.retryable) for kind in shared} == {(504, True)}
+    assert [kind.owner for kind in shared] == [Owner.ENGINE, Owner.CLIENT]
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.code)
 def test_a_kind_is_consistent(kind: ErrorKind) -> None:
     """Status, owner and retryability agree, and the sentence is finished.
 
-    A conflict may be between two of an operator's acts, or among our own workers.
+    A conflict may be between two of an operator's acts, or among our own workers. A client's own deadline
+    is a timeout like ours.
     """
     assert kind.status in STATUSES
-    assert kind.status == 409 or (kind.owner in {Owner.CLIENT, Owner.POLICY}) == (kind.status < 500)
+    either = kind.status == 409 or kind is errors.OWN_TIMEOUT
+    assert either or (kind.owner in {Owner.CLIENT, Owner.POLICY}) == (kind.status < 500)
     assert not (kind.status < 500 and kind.retryable and kind.status not in {408, 409, 429})
     assert kind.message.endswith((".", "bug."))
     assert kind.message[0].isupper()

@@ -155,7 +155,7 @@ class LlmService:
             return {"detail": [_listed(error)]}
         if error.kind in _BARE:
             return {"detail": error.message}
-        if error.kind.owner in (Owner.ENGINE, Owner.ROUTER):
+        if error.kind.owner in (Owner.ENGINE, Owner.ROUTER) or error.kind is errors.OWN_TIMEOUT:
             return {
                 "error": "Failed to generate text",
                 "details": {"error": error.message},
