@@ -68,6 +68,15 @@ def test_an_added_replica_serves_and_a_removed_one_does_not(router: Router, engi
     assert '"what":"replica added"' in router.output()
 
 
+def test_the_last_replica_may_be_removed_and_come_back(router: Router, engines: list[Emulator]) -> None:
+    """Its model knows which engine it is from the settings."""
+    router.http.delete(f"/admin/replicas/{FIRST}").raise_for_status()
+    assert ask(router) == "503 no_replica"
+    told = add(router, engines[0])["replica"]
+    assert (told["engine"], told["added"]) == ("vllm", False)
+    wait_for(lambda: ask(router) == "ok", "it serves again")
+
+
 def test_a_drained_replica_finishes_and_takes_nothing_new(router: Router, engines: list[Emulator]) -> None:
     """The answer counts what runs; waiting ends when that has ended, or when the time is up."""
     add(router, engines[1])

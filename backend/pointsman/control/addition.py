@@ -59,8 +59,9 @@ def _endpoint(url: str | None) -> Endpoint:
 
 def _engine(fields: Fields, model: Model) -> Engine:
     told = text(fields, "engine")
-    if told is None and len(model.engines) == 1:
-        return next(iter(model.engines))
+    usual = model.engines or {entry.engine for entry in model.config.replicas}  # once all were removed
+    if told is None and len(usual) == 1:
+        return next(iter(usual))
     if told is None or told not in list(Engine):
         raise invalid("engine", f"be one of {', '.join(Engine)}")
     return Engine(told)
