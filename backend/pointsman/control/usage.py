@@ -16,6 +16,7 @@ def router(limiter: Limiter, together: Together) -> APIRouter:
 
     @routes.get("/usage", summary="What your API key may, and what it has used")
     async def of_key(request: Request) -> dict[str, Any]:
+        """`surfaces` has the limits that hold on single surfaces instead; none for a key with its own."""
         key = request.state.caller.key
         if key is None:
             raise RouterError(KEY_MISSING)
