@@ -9,17 +9,19 @@ import asyncio
 import logging
 import stat
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from pointsman import audit
 from pointsman.keys import DEFAULT_TENANT, PUBLISHED, Key, KeyTable, Scope, digest_of
+from pointsman.mark import Mark, mark_of
 from pointsman.waiting import Priority
 
 _log = logging.getLogger("pointsman.keyring")
 LOOK_EVERY_S = 1.0
+_UNREAD: Mark = (0, 0, 0, 0)  # of a file that was there, and is to be read; no file has this one
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -80,8 +82,8 @@ class Keyring:
         self._tell = tell
         self._path = path
         self._own = own
-        self._seen: tuple[int, int, int] | None = None
-        self._was_there = False
+        self._seen: Mark | None = None
+        self.was_there = False  # the file, when it was last read well
         self.table = KeyTable(own)
 
     def load(self) -> None:
@@ -94,10 +96,10 @@ class Keyring:
             self.table = KeyTable(self._own)
             return
         try:
-            self._seen = _mark(self._path)
-            if self._seen is None and self._was_there:
+            self._seen = mark_of(self._path)
+            if self._seen is None and self.was_there:
                 raise ValueError("it is gone")  # by a slip: without keys everybody would be let in
-            content = self._path.read_bytes() if self._seen is not None else b"{}"
+            content = _content(self._path, there=self._seen is not None)
             fresh = KeyTable(map(_key, read_file(content).keys))
             if any(key.signs_with for key in fresh.keys) and stat.S_IMODE(self._path.stat().st_mode) & 0o077:
                 raise ValueError("it holds a signing key, and others may read it: give it the mode 0600")
@@ -105,7 +107,7 @@ class Keyring:
             raise ValueError(f"key file {self._path}: {error.strerror or error}") from None
         except ValueError as sentence:
             raise ValueError(f"key file {self._path}: {sentence}") from None
-        self.table, self._was_there = KeyTable((*self._own, *fresh.keys)), self._seen is not None
+        self.table, self.was_there = KeyTable((*self._own, *fresh.keys)), self._seen is not None
 
     def renew(self, path: Path | None, own: tuple[Key, ...]) -> None:
         """Take another file, and other keys beside it; one that is unusable leaves the keys as they were."""
@@ -118,6 +120,11 @@ class Keyring:
             _log.warning("%s; the keys stay as they were", sentence)
         audit.note("settings", "keys", f"ok: {len(self.table.keys)} keys")
 
+    def follow(self, before: "Keyring") -> None:
+        """Go on with the keys of another process until the file is read, for it may be unusable by now."""
+        self.table, self.was_there = before.table, before.was_there
+        self._seen = _UNREAD if self.was_there else None
+
     async def keep(self) -> None:
         """Look after the file until cancelled."""
         while self._path is not None:
@@ -126,9 +133,10 @@ class Keyring:
 
     def look(self) -> None:
         """Read the file again if it has changed."""
-        if self._path is None or _mark(self._path) == self._seen:
+        if self._path is None or mark_of(self._path) == self._seen:
             return
-        before, first = self.table, not self._was_there
+        first = not self.was_there or self._seen == _UNREAD
+        before = KeyTable(self._own) if first else self.table
         try:
             self.load()
         except ValueError as sentence:
@@ -142,13 +150,13 @@ class Keyring:
             self._tell(f"the key file was read: {change}")
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
-    """What changes whenever the file is replaced or written; None where there is none."""
+def _content(path: Path, *, there: bool) -> bytes:
     try:
-        found = path.stat()
+        return path.read_bytes()
     except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+        if there:
+            raise
+        return b"{}"  # no key needs to exist
 
 
 def _change(before: KeyTable, after: KeyTable, *, first: bool) -> str:
@@ -194,7 +202,7 @@ def _key(entry: Entry) -> Key:
         requests_per_minute=entry.requests_per_minute,
         tokens_per_minute=entry.tokens_per_minute,
         concurrency=entry.concurrency,
-        expires=None if entry.expires is None else entry.expires.astimezone(UTC).timestamp(),
+        expires=None if entry.expires is None else entry.expires.timestamp(),
         tenant=entry.tenant,
         priority=entry.priority,
         note=entry.note,

@@ -1,11 +1,16 @@
 """The key file: read at the start, read again when it changes, kept when it cannot be used."""
 
+import asyncio
+import errno
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pointsman import keyring
 from pointsman.keyring import Keyring, read_file
 from pointsman.keys import Key, Scope, digest_of
 
@@ -123,6 +128,7 @@ def test_a_file_with_a_signing_key_is_for_the_router_alone(tmp_path: Path) -> No
         (json.dumps({"keys": [entry(scopes=["root"])]}), "form of a key file"),
         (json.dumps({"keys": [entry(priority="urgent")]}), "form of a key file"),
         (json.dumps({"keys": [entry(secret="aa")]}), "16 bytes"),
+        ("[" * 3000, "form of a key file|not valid JSON"),
         (json.dumps({"keys": [entry(tenant="")]}), r"keys\[0\].tenant must not be empty"),
     ],
 )
@@ -131,3 +137,130 @@ def test_what_is_wrong_with_a_file_is_said(content: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         read_file(content.encode())
     assert SECRET not in str(caught.value)
+
+
+def test_times_at_the_ends_of_the_calendar_are_read(tmp_path: Path) -> None:
+    """In whatever zone."""
+    path = tmp_path / "keys.json"
+    ends = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00")
+    write(path, *(entry(SECRET + end, expires=end) for end in ends))
+    ring = Keyring(path)
+    ring.load()
+    assert ring.table.find(SECRET + ends[0], 0) is None
+    assert ring.table.find(SECRET + ends[1], 0) is not None
+
+
+def loop(path: Path) -> None:
+    """Put a link to itself in a file's place: it is there, and nobody can look at it."""
+    path.with_suffix(".link").symlink_to(path)
+    path.with_suffix(".link").rename(path)
+
+
+@pytest.mark.anyio
+async def test_a_file_out_of_reach_leaves_the_keys_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its folder is locked, or it is a link to itself: told once, and looked after all the while."""
+    monkeypatch.setattr(keyring, "LOOK_EVERY_S", 0.001)
+    path, told, locked = tmp_path / "keys.json", list[str](), list[Path]()
+
+    def behind(plain: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def look(self: Path) -> Any:
+            if self in locked:
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return plain(self)
+
+        return look
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.001)
+
+    ring = Keyring(path, tell=told.append)
+    write(path, entry())
+    ring.look()
+    for name in ("stat", "read_bytes"):
+        monkeypatch.setattr(Path, name, behind(getattr(Path, name)))
+    keeper = asyncio.create_task(ring.keep())
+    locked.append(path)
+    await until(lambda: len(told) == 2)
+    await asyncio.sleep(0.05)  # some looks more, which find nothing new
+    assert told[1:] == ["the key file is unusable; the keys stay as they were"]
+    assert ring.table.find(SECRET, 0) is not None
+    locked.clear()
+    await until(lambda: len(told) == 3)
+    loop(path)
+    await until(lambda: len(told) == 4)
+    assert ring.table.find(SECRET, 0) is not None
+    path.unlink()
+    await until(lambda: len(told) == 5)
+    write(path)
+    await until(lambda: ring.table.find(SECRET, 0) is None)
+    assert not keeper.done()
+    keeper.cancel()
+
+
+def test_other_rights_are_a_change(tmp_path: Path) -> None:
+    """A file that others might read is taken once they may not, without being written again."""
+    path = tmp_path / "keys.json"
+    ring = Keyring(path)
+    write(path, entry(secret="aa" * 32))
+    path.chmod(0o640)
+    ring.look()
+    assert not ring.table
+    path.chmod(0o600)
+    ring.look()
+    assert ring.table
+
+
+def test_a_file_that_cannot_be_there_is_an_error(tmp_path: Path) -> None:
+    """A file in the place of its folder, or a link to itself, is no wish to go without keys."""
+    (tmp_path / "file").touch()
+    loop(tmp_path / "keys.json")
+    for path, why in (
+        (tmp_path / "file" / "keys.json", "Not a directory"),
+        (tmp_path / "keys.json", "links"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Keyring(path).load()
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "out of reach"])
+def test_who_comes_later_goes_on_with_the_keys_of_others(tmp_path: Path, harm: str) -> None:
+    """Where the file cannot be used any more; it says so, and takes the file that is back."""
+    path, told = tmp_path / "keys.json", list[str]()
+    write(path, entry())
+    before, after = Keyring(path), Keyring(path, tell=told.append)
+    before.load()
+    path.unlink()
+    if harm == "broken":
+        path.write_text("{")
+    if harm == "out of reach":
+        loop(path)
+    after.follow(before)
+    after.look()
+    after.look()
+    assert after.table.find(SECRET, 0) is not None
+    assert told == ["the key file is unusable; the keys stay as they were"]
+    path.unlink(missing_ok=True)
+    write(path, entry("another-secret-of-ours"))
+    after.look()
+    assert after.table.find(SECRET, 0) is None
+    assert told[1].startswith("the key file was read: ok: added")
+
+
+def test_who_comes_later_reads_the_file_that_is_there(tmp_path: Path) -> None:
+    """As at a start."""
+    path, told = tmp_path / "keys.json", list[str]()
+    write(path, entry())
+    before, after = Keyring(path), Keyring(path, tell=told.append)
+    before.load()
+    after.follow(before)
+    after.look()
+    assert told == [f"the key file was read: ok: there at the start {digest_of(SECRET).hex()[:8]}"]
+    (tmp_path / "none").mkdir()
+    none = Keyring(tmp_path / "none" / "keys.json", tell=told.append)
+    none.follow(Keyring(None))
+    none.look()
+    assert len(told) == 1
