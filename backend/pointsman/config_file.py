@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import yaml
 from dotenv.parser import parse_stream
 
+from pointsman.mark import is_file
 from pointsman.values import Kind, SettingsError
 
 Tree: TypeAlias = "str | list[Tree] | dict[str, Tree]"
@@ -46,6 +47,8 @@ def read_config_file(path: Path) -> dict[str, Tree]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SettingsError(f"{path.name} is not good YAML{line}: {error.problem}") from None
+    except RecursionError:
+        raise SettingsError(f"{path.name} is nested too deeply; no setting is that deep") from None
     except yaml.YAMLError:
         raise SettingsError(
             f"{path.name} holds signs that YAML does not allow; save it as plain text"
@@ -75,11 +78,36 @@ def _tree(node: yaml.Node, file: str, depth: int) -> Tree:
     return found
 
 
+def is_there(path: Path) -> bool:
+    """Whether it is a file.
+
+    Raises:
+        SettingsError: that cannot be known.
+    """
+    try:
+        return is_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def is_blank(path: Path) -> bool:
+    """Whether it is a file with nothing in it but blanks, as a full disk or a write that broke off leaves it.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    return is_there(path) and not _text(path).strip()
+
+
+def _unreadable(path: Path, error: OSError) -> SettingsError:
+    return SettingsError(f"{path} cannot be read ({error.strerror}); check its path and rights")
+
+
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); check its path and rights") from None
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 

@@ -12,7 +12,7 @@ from pointsman.access import AccessConfig
 from pointsman.admission import AdmissionConfig
 from pointsman.breaker import BreakerConfig
 from pointsman.call import Timeouts
-from pointsman.config_file import Section, read_config_file, read_env_file
+from pointsman.config_file import Section, is_there, read_config_file, read_env_file
 from pointsman.egress import AdminConfig
 from pointsman.front import FrontConfig, StreamErrorTermination
 from pointsman.health import HealthConfig
@@ -103,7 +103,7 @@ class Settings:
 
 def discover(name: str, *folders: Path) -> Path | None:
     """The first of the folders' files of that name, None where there is none."""
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next((folder / name for folder in folders if is_there(folder / name)), None)
 
 
 def load(
@@ -124,14 +124,14 @@ def load(
         SettingsError: one sentence that says which setting is wrong and what to do.
     """
     environment = Environment(environ, {})
-    if env_file is not None and env_file.is_file():
+    if env_file is not None and is_there(env_file):
         environment = Environment(environ, read_env_file(env_file), env_file.name)
     sources.refuse_unknown(environment)
     named, _ = sources.find(KNOBS["CONFIG_FILE"], flags, environment, Section({}, ""))
     if named is not None:
         config_file = KNOBS["CONFIG_FILE"].kind.read(named.text, named.called)
     file = Section({}, "config.yml")
-    if config_file is not None and config_file.is_file():
+    if config_file is not None and is_there(config_file):
         file = Section(read_config_file(config_file), config_file.name)
         named = named or Given(str(config_file), "", "found")
     _check_keys(file)

@@ -15,6 +15,7 @@ from pointsman import guard_classes
 from pointsman.access import parse_networks
 from pointsman.front import ListenAddress, parse_listen
 from pointsman.keys import Key, Need, own_key, parse_needs
+from pointsman.mark import is_file
 from pointsman.origin import parse_hosts, parse_origins
 from pointsman.pii import PiiMode
 
@@ -160,7 +161,13 @@ def _read_path_prefix(text: str, name: str) -> str:
 
 def _read_file(text: str, name: str) -> Path:
     path = Path(text)
-    if not path.is_file():
+    try:
+        there = is_file(path)
+    except OSError as error:
+        raise SettingsError(
+            f"{name}: {shown(text)} cannot be read ({error.strerror}); check its path and rights"
+        ) from None
+    if not there:
         raise SettingsError(f"{name}: there is no file {shown(text)}; write the path of a file that exists")
     return path
 

@@ -70,6 +70,7 @@ def test_scalars_stay_text(tmp_path: Path) -> None:
         ("word\n", "config.yml must hold `name: value` lines; it is a single value"),
         ("? [a]\n: 1\n", "config.yml has a key that is no plain word"),
         ("a: &x [*x]\n", "config.yml is nested too deeply"),
+        ("a: " + "[" * 3000, "config.yml is nested too deeply"),
         ("a: 1\n---\nb: 2\n", "config.yml is not good YAML"),
         ("a: \x01\n", "config.yml holds signs that YAML does not allow"),
     ],
