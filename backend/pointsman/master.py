@@ -1,19 +1,23 @@
 """What gunicorn's master keeps for its workers: good settings, read in one place, and where they meet.
 
 Workers are forks of the master and are given what it has. So one that takes a dead one's place does not find
-a half-edited file, and a reload with bad settings goes on with the ones before.
+a half-edited file, and a reload with bad settings goes on with the ones before. So it is with the keys: where
+none is known routes are open, so a worker must not begin without those that the others have.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
 
 from pointsman.app import Router, build
-from pointsman.mark import Mark
+from pointsman.keyring import Keyring
+from pointsman.reload import Reading
 from pointsman.settings import Settings, SettingsError
 from pointsman.sockets import count_given
 from pointsman.source import Source
@@ -25,8 +29,8 @@ class Kept:
     def __init__(self) -> None:
         self._settings: Settings | None = None
         self._source = Source(os.environ)
-        self._seen: dict[Path, Mark | None] = {}
-        self._had: tuple[Path, ...] = ()
+        self._reading = Reading(0.0, {}, {})
+        self._keyring = Keyring(None)
         self._folder: Path | None = None
         self._generation = memoryview(mmap(-1, 8)).cast("Q")  # of workers; seen by all forks
         self._outlived = False  # systemd's sockets outlast us: who comes between two of us waits
@@ -48,6 +52,7 @@ class Kept:
             if self._settings is None:
                 raise
             sys.stderr.write(f"pointsman: {error}\npointsman: not reloaded; the settings before are kept\n")
+        self._read_keys()
         return self._good
 
     def catch_up(self, workers: int) -> None:
@@ -55,12 +60,12 @@ class Kept:
 
         They have told of bad settings already.
         """
-        if self._settings is None or self._source.marks(self._settings) == self._seen:
+        if self._settings is None:
             return
-        try:
-            self._read(workers)
-        except SettingsError:
-            return
+        if self._source.marks(self._settings) != self._reading.seen:
+            with suppress(SettingsError):
+                self._read(workers)
+        self._read_keys()
 
     def open(self, uid: int, gid: int) -> None:
         """Make the folder, for workers that run as that user.
@@ -83,6 +88,9 @@ class Kept:
         if self._outlived:
             settings = replace(settings, front=replace(settings.front, grace_s=0.0))
         router = build(settings, self._source, self._folder)
+        router.keyring.follow(self._keyring)
+        if router.reloader is not None:
+            router.reloader.follow(self._reading)
         mine = self._generation[0]
         router.replaced = lambda: self._generation[0] != mine  # by workers with the settings read since
         return router
@@ -94,12 +102,24 @@ class Kept:
         return self._settings
 
     def _read(self, workers: int) -> None:
-        marks = {} if self._settings is None else self._source.marks(self._settings)
-        self._seen = marks
-        fresh = self._source.read(workers, self._had)
+        seen = {} if self._settings is None else self._source.marks(self._settings)
+        try:
+            fresh = self._source.read(workers, self._reading.had)
+        except SettingsError as error:
+            self._reading = replace(self._reading, seen=seen, refusal=str(error))
+            raise
         self._settings = fresh
-        self._seen = {**self._source.marks(fresh), **marks}
-        self._had = tuple(path for path, mark in self._seen.items() if mark is not None)
+        marks = self._source.marks(fresh)
+        seen = {path: seen.get(path, mark) for path, mark in marks.items()}
+        self._reading = Reading(time.time(), self._source.had(fresh), seen)
+
+    def _read_keys(self) -> None:
+        settings = self._good
+        fresh = Keyring(settings.keys_file, settings.security.own_keys)
+        fresh.follow(self._keyring)
+        with suppress(ValueError):  # the workers tell of it
+            fresh.load()
+        self._keyring = fresh
 
 
 kept = Kept()  # gunicorn names things by module: its configuration fills it, workers take their app from it

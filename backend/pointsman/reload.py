@@ -8,16 +8,35 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pointsman.events import Events, Kind
 from pointsman.knobs import KNOBS
+from pointsman.mark import Mark
 from pointsman.settings import Settings, SettingsError, check_workers
-from pointsman.source import Source
+from pointsman.source import Had, Source
 
 LOOK_EVERY_S = 0.5
+_NOT, _KEPT = "not reloaded", "the settings before are kept"
 _log = logging.getLogger("pointsman.reload")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a process read the settings last.
+
+    Args:
+        at: wall-clock seconds of the last good reading.
+        had: the files of that one.
+        seen: how the files were then, or at a bad one since.
+        refusal: what was wrong with the bad one; empty: there was none.
+    """
+
+    at: float
+    had: Had
+    seen: dict[Path, Mark | None]
+    refusal: str = ""
 
 
 class Reloader:
@@ -47,13 +66,21 @@ class Reloader:
         self._asked = asyncio.Event()
         self._now = first
         self._seen = self._latest = source.marks(first)
-        self._had = self._there()
+        self._had = source.had(first)
         self._notices = set(first.notices)
         self._waiting: frozenset[str] = frozenset()
 
     def ask(self) -> None:
         """Have the settings read again, whether or not a file has changed."""
         self._asked.set()
+
+    def follow(self, reading: Reading) -> None:
+        """Go on where the process stopped that read the first settings: what it told of holds still."""
+        self.at, self._had = reading.at, reading.had
+        self._seen = self._latest = reading.seen
+        if reading.refusal:
+            self.good = False
+            self._events.note(Kind.RELOAD, f"{_NOT}, {_KEPT}: {reading.refusal}")
 
     async def keep(self) -> None:
         """Look after the files until cancelled."""
@@ -70,15 +97,15 @@ class Reloader:
         """Read the settings and serve by them; False: they are bad, and those before are kept."""
         self._seen = self._source.marks(self._now)
         try:
-            fresh = await asyncio.to_thread(self._read)
-        except SettingsError as error:
+            fresh, had = await asyncio.to_thread(self._read)
+            told = await self._take(fresh)
+        except (SettingsError, OSError, RecursionError) as error:  # the latter two: of taking them
             self.good = False
-            _log.error("not reloaded: %s; the settings before are kept", error)
-            self._events.note(Kind.RELOAD, f"{why}: not reloaded, the settings before are kept: {error}")
+            _log.error("%s: %s; %s", _NOT, error, _KEPT)
+            self._events.note(Kind.RELOAD, f"{why}: {_NOT}, {_KEPT}: {error}")
             return False
-        told = await self._take(fresh)
         self.good, self.at = True, time.time()
-        self._had, self._now = self._there(), fresh
+        self._had, self._now = had, fresh
         # A file that changed since then is not seen yet; one that is named only now was read just now.
         seen, self._seen = self._seen, self._source.marks(fresh)
         self._seen |= {path: mark for path, mark in seen.items() if path in self._seen}
@@ -88,13 +115,13 @@ class Reloader:
         self._tell(fresh)
         return True
 
-    def _read(self) -> Settings:
+    def _read(self) -> tuple[Settings, Had]:
         workers, begun = self._workers() or 2, self._begun
         fresh = self._source.read(workers, self._had)
         # What is made at the start stays as it is, so the rest must fit that.
         fresh = replace(fresh, store=begun.store, memory=begun.memory, upstream=begun.upstream)
         check_workers(fresh, workers)
-        return fresh
+        return fresh, self._source.had(fresh)
 
     def _tell(self, fresh: Settings) -> None:
         for notice in fresh.notices:
@@ -119,6 +146,3 @@ class Reloader:
                 await self._asked.wait()
         except TimeoutError:
             return
-
-    def _there(self) -> tuple[Path, ...]:
-        return tuple(path for path, mark in self._seen.items() if mark is not None)

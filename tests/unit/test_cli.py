@@ -99,6 +99,7 @@ def test_check_without_models_says_what_to_set(capsys: pytest.CaptureFixture[str
         (["--host", "a/b"], "--host: 'a/b' is not an address"),
         (["--config", "no.yml"], "--config: there is no file 'no.yml'"),
         (["--env-file", "no.env"], "--env-file: there is no file 'no.env'"),
+        (["--env-file", "a" * 300], f"--env-file: '{'a' * 63}…' cannot be read (File name too long)"),
     ],
 )
 def test_bad_settings_end_with_the_sentence(
@@ -110,6 +111,20 @@ def test_bad_settings_end_with_the_sentence(
     assert told.out == ""
     assert told.err.startswith(f"pointsman: {sentence}")
     assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "code"), [("check", 1), ("serve", 2)])
+@pytest.mark.parametrize("name", ["config.yml", ".env"])
+def test_files_that_cannot_be_looked_at_end_with_the_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: str, code: int, name: str
+) -> None:
+    """They are there, so they are not passed over."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name)
+    assert cli.main([command]) == code
+    assert capsys.readouterr().err == (
+        f"pointsman: {name} cannot be read (Too many levels of symbolic links); check its path and rights\n"
+    )
 
 
 def test_named_files_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Taking new settings: whole and checked, when files have changed or somebody asks, and never bad ones."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from pointsman import reload as reload_module
 from pointsman.events import Events, Kind
-from pointsman.mark import mark_of
+from pointsman.mark import Mark, is_file, mark_of
 from pointsman.reload import Reloader
 from pointsman.settings import Settings, SettingsError
 from pointsman.source import Source
@@ -86,7 +88,9 @@ async def test_a_file_that_comes_is_taken(tmp_path: Path) -> None:
     assert app.taken[0].default_model == "one"
 
 
-@pytest.mark.parametrize("text", ["nonsense: 1\n", "default_model: [a\n", "\x00", "default_model: {}\n"])
+@pytest.mark.parametrize(
+    "text", ["nonsense: 1\n", "default_model: [a\n", "models: " + "[" * 3000, "\x00", "default_model: {}\n"]
+)
 async def test_bad_settings_are_told_and_not_taken(tmp_path: Path, text: str) -> None:
     """Once for each change; good ones after them are."""
     write(tmp_path, default_model="one")
@@ -104,6 +108,100 @@ async def test_bad_settings_are_told_and_not_taken(tmp_path: Path, text: str) ->
     write(tmp_path, default_model="two")
     await app.keep_until(lambda: bool(app.taken))
     assert app.reloader.good
+
+
+@pytest.mark.parametrize("name", ["config.yml", ".env"])
+async def test_a_file_that_is_emptied_is_no_wish_to_go_without_it(tmp_path: Path, name: str) -> None:
+    """A full disk, or a write that broke off, leaves it so, however often somebody asks."""
+    (tmp_path / name).write_text("DEFAULT_MODEL=one\n" if name == ".env" else "default_model: one\n")
+    app = App(tmp_path)
+    for rest in ("", " \n\n", "\ufeff\n"):
+        (tmp_path / name).write_text(rest, encoding="utf-8")
+        assert not await app.reloader.reload("SIGHUP")
+        assert f"{name} is empty now; write it again" in app.events.latest(1)[0].what
+    (tmp_path / name).write_text("# nothing is set\n")
+    assert await app.reloader.reload("SIGHUP")
+    assert app.taken[0].default_model is None
+
+
+async def test_a_file_that_was_empty_may_be(tmp_path: Path) -> None:
+    """At the start, and after it."""
+    (tmp_path / "config.yml").write_text("\n")
+    (tmp_path / ".env").touch()
+    app = App(tmp_path)
+    assert await app.reloader.reload("SIGHUP")
+    (tmp_path / "config.yml").write_text("")
+    assert await app.reloader.reload("SIGHUP")
+    write(tmp_path, default_model="one")
+    assert await app.reloader.reload("SIGHUP")
+    (tmp_path / "config.yml").write_text("")
+    assert not await app.reloader.reload("SIGHUP")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.EIO])
+async def test_files_out_of_reach_are_told_once_and_taken_when_they_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As behind a folder that was locked; the look-out goes on all the while, and heeds SIGHUP."""
+    write(tmp_path, default_model="one")
+    app, locked, stat = App(tmp_path), [True], Path.stat
+
+    def look(self: Path) -> os.stat_result:
+        if locked and self.parent == tmp_path:
+            raise OSError(number, os.strerror(number), str(self))
+        return stat(self)
+
+    monkeypatch.setattr(Path, "stat", look)
+    keeper = asyncio.create_task(app.reloader.keep())
+    async with asyncio.timeout(60):
+        while app.reloader.good:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)  # some looks more, which find nothing new
+        assert len(app.events) == 1
+        app.reloader.ask()
+        while len(app.events) < 2:
+            await asyncio.sleep(0.005)
+        for event in app.events.latest(2):
+            assert f"config.yml cannot be read ({os.strerror(number)}); check its path" in event.what
+        locked.clear()
+        while not app.reloader.good:
+            await asyncio.sleep(0.005)
+    keeper.cancel()
+    assert app.taken[0].default_model == "one"
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), RecursionError("too deep"), SettingsError("no")])
+async def test_what_fails_while_it_is_taken_does_not_end_the_look_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is told as bad settings are."""
+    app = App(tmp_path)
+
+    async def take(_: Settings) -> str:
+        raise error
+
+    monkeypatch.setattr(app.reloader, "_take", take)
+    app.reloader.ask()
+    await app.keep_until(lambda: not app.reloader.good)
+    (event,) = app.events.latest(9)
+    assert event.what == f"SIGHUP: not reloaded, the settings before are kept: {error}"
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "Permission denied", "ca.pem"), RecursionError()]
+)
+def test_what_reading_raises_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """In a sentence, whatever part of it."""
+
+    def fail(*_: object) -> Settings:
+        raise error
+
+    monkeypatch.setattr("pointsman.source.load", fail)
+    sentence = "ca.pem: Permission denied" if isinstance(error, OSError) else "nested too deeply"
+    with pytest.raises(SettingsError, match=sentence):
+        Source.of({}, tmp_path).read()
 
 
 async def test_a_file_that_is_gone_is_no_wish_to_go_without_it(tmp_path: Path) -> None:
@@ -135,7 +233,7 @@ async def test_a_file_that_still_changes_is_waited_for(
     looks = 0
     plain = Source.marks
 
-    def marks(source: Source, settings: Settings) -> dict[Path, tuple[int, int, int] | None]:
+    def marks(source: Source, settings: Settings) -> dict[Path, Mark | None]:
         nonlocal looks
         looks += 1
         if looks <= 5:
@@ -203,7 +301,7 @@ def test_the_first_file_that_is_there_counts(tmp_path: Path) -> None:
 def test_a_file_that_is_read_no_more_stops_who_had_it(tmp_path: Path) -> None:
     """By name."""
     with pytest.raises(SettingsError, match=r"config\.yml is gone; put it back"):
-        Source.of({}, tmp_path).read(had=[tmp_path / "config.yml"])
+        Source.of({}, tmp_path).read(had={tmp_path / "config.yml": True})
 
 
 def test_a_mark_changes_with_whatever_happens_to_a_file(tmp_path: Path) -> None:
@@ -220,3 +318,21 @@ def test_a_mark_changes_with_whatever_happens_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "other").rename(path)
     assert mark_of(path) != second
     assert mark_of(path / "below") is None
+    third = mark_of(path)
+    path.chmod(0o600)
+    assert mark_of(path) != third
+
+
+def test_what_cannot_be_looked_at_has_a_mark(tmp_path: Path) -> None:
+    """It is not gone, and it is no file either; a name that no file can have is none."""
+    path = tmp_path / "file"
+    path.symlink_to(path)
+    long = tmp_path / ("a" * 300)
+    assert None is not mark_of(path) == mark_of(path)
+    assert None is not mark_of(long) != mark_of(path)
+    for one in (path, long):
+        with pytest.raises(OSError, match=one.name):
+            is_file(one)
+    assert not is_file(tmp_path)
+    assert not is_file(tmp_path / "none")
+    assert not is_file(Path("a\0b"))
