@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 from msgspec import structs
 
-from pointsman.call import Api, Call, Operation
+from pointsman.call import Api, Call, Fields, Operation
 from pointsman.errors import KEY_WRONG, RATE_LIMITED, STORE_AWAY, RouterError
 from pointsman.exchange import Exchange
 from pointsman.gcra import Rate
@@ -303,16 +303,18 @@ def _estimate(call: Call, size: int) -> float:
     elif call.wish is not None:
         most = call.wish.max_new
     else:
-        told = bytes(_length(call) or b"")
+        fields = call.fields
+        if call.api is Api.TGI:
+            raw = _among_parameters(fields)
+        else:
+            raw = fields.get("max_completion_tokens") or fields.get("max_tokens")
+        told = b"" if raw is None else bytes(raw)
         most = int(told) if told.isdigit() and len(told) < 9 else None
     return size / _BYTES_PER_TOKEN + (_TOKENS_UNSAID if most is None else most)
 
 
-def _length(call: Call) -> msgspec.Raw | None:
-    """What a body says of the length of its answer; None, or not a number: nothing."""
-    fields = call.fields
-    if call.api is not Api.TGI:
-        return fields.get("max_completion_tokens") or fields.get("max_tokens")
+def _among_parameters(fields: Fields) -> msgspec.Raw | None:
+    """What a body of TGI's own says of the length of its answer."""
     try:
         return _parameters.decode(fields.get("parameters", b"{}")).max_new_tokens
     except msgspec.DecodeError:  # no object: the engine says so better
