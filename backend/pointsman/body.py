@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pointsman.errors import BODY_TOO_LARGE, BUFFER_FULL, UNSUPPORTED_MEDIA_TYPE, ClientGone, RouterError
@@ -124,6 +125,20 @@ class Body:
         """Wait until the client leaves; for servers without our hook."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    @asynccontextmanager
+    async def heeding(self, leave: Callable[[], None]) -> AsyncIterator[None]:
+        """Call `leave` when the client leaves while the block runs; what comes of the body is thrown away."""
+
+        async def wait() -> None:
+            await self.gone()
+            leave()
+
+        waiting = asyncio.create_task(wait())
+        try:
+            yield
+        finally:
+            waiting.cancel()
 
     def _hold(self, size: int) -> None:
         self._held += size

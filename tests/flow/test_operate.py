@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pointsman.signature import Signed, sign
 from processes import Emulator, Router, wait_for
 from wire import Client, lines_of, post, request
 
+_LONG_S = 20.0  # much less than engines are waited for
 BOTH = ["gemma-3-12b", "distilgpt2"]
 ASKED: dict[str, Any] = {"models": BOTH, "prompt": "Once upon a time", "max_tokens": 6, "temperature": 0}
 
@@ -28,11 +30,23 @@ def engines() -> Iterator[tuple[Emulator, Emulator]]:
 
 
 @pytest.fixture
+def vllm_pair() -> Iterator[tuple[Emulator, Emulator]]:
+    """Two replicas of one model."""
+    with Emulator("vllm") as one, Emulator("vllm") as other:
+        yield one, other
+
+
+@pytest.fixture
 def own(engines: tuple[Emulator, Emulator]) -> Iterator[Router]:
     tgi, vllm = engines
     with Router(TGI_DISTILGPT2_ENDPOINT=tgi.url, VLLM_GEMMA3_ENDPOINT=vllm.url) as router:
         router.wait_until_up(*BOTH)
         yield router
+
+
+def told_of(engines: tuple[Emulator, Emulator], count: str) -> int:
+    """The sum of a count of theirs."""
+    return sum(int(engine.stats()[count]) for engine in engines)
 
 
 def compare(router: Router, headers: dict[str, str] | None = None, **asked: Any) -> dict[str, Any]:
@@ -228,6 +242,30 @@ def test_every_replica_is_warmed(engines: tuple[Emulator, Emulator], vllm: Emula
         assert router.metric("pointsman_in_flight") == 0
         found = router.read_until(r'\{[^\n]*"what":"warm"[^\n]*\}\n')
         assert json.loads(found)["outcome"] == "ok: 2 of 2 replicas of gemma-3-12b"
+
+
+@pytest.mark.parametrize("how", ["close", "half"])
+@pytest.mark.parametrize("path", ["/models/gemma-3-12b/warm", "/models/compare"])
+def test_who_leaves_is_not_worked_for(vllm_pair: tuple[Emulator, Emulator], path: str, how: str) -> None:
+    """Every engine is left at once, though it hangs; nothing is held, and it is no fault of anybody's."""
+    urls = ",".join(engine.url for engine in vllm_pair)
+    with Router(VLLM_GEMMA3_ENDPOINT=urls) as router, Client(router.port) as client:
+        wait_for(lambda: router.metric("pointsman_replica_up") >= 2, "all replicas are up")
+        for engine in vllm_pair:
+            engine.arm("hang_before_headers", times=10)
+        asked = {"models": ["gemma-3-12b"], "prompt": "Hi"} if path == "/models/compare" else {}
+        parts = 1 if asked else 2
+        client.send(post(path, asked))
+        wait_for(lambda: sum(len(engine.sent()) for engine in vllm_pair) == parts, "the engines are asked")
+        assert router.metric("pointsman_in_flight") == parts
+        client.sock.shutdown(socket.SHUT_WR) if how == "half" else client.sock.close()
+        wait_for(lambda: router.metric("pointsman_in_flight") == 0, "nothing is held", _LONG_S)
+        wait_for(lambda: told_of(vllm_pair, "disconnects") == parts, "the engines are left", _LONG_S)
+        if not asked:
+            found = router.read_until(r'\{[^\n]*"what":"warm"[^\n]*\}\n')
+            assert json.loads(found)["outcome"] == "broken off"
+        assert router.metric("pointsman_replica_up") >= 2
+        assert '"level":"ERROR"' not in router.output()
 
 
 def test_the_default_model_is_changed_under_load(own: Router) -> None:

@@ -181,6 +181,7 @@ _BODIES = {
     "/api/chat/stream": {"messages": [{"role": "user", "content": "Hi"}]},
     "/api/title/generate": {"user_message": "Hi"},
     "/models/compare": {"models": ["gemma-3-12b"], "prompt": "Hi"},
+    "/models/gemma-3-12b/warm": {},
     "/models/gemma-3-12b/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
 }
 
@@ -203,6 +204,20 @@ def test_what_is_no_time_is_refused_by_name(
     if path in ("/complete", "/api/chat/stream"):
         assert isinstance(told["detail"], str)
     assert not [entry for engine in engines.values() for entry in engine.sent()]
+
+
+def test_warming_waits_no_longer_than_its_client(router: Router, engines: dict[str, Emulator]) -> None:
+    """The late replica is told as such, it is left, and it is not blamed."""
+    engines["vllm"].arm("hang_before_headers")
+    begin = time.monotonic()
+    answer = call(router.port, post("/models/gemma-3-12b/warm", {}, "x-request-timeout: 0.5"))
+    assert 0.5 <= time.monotonic() - begin < 0.5 + _SLACK_S
+    (late,) = answer.json()["replicas"]
+    assert (late["ok"], late["error"]["code"], late["error"]["owner"]) == (False, "total_timeout", "client")
+    wait_for(lambda: aborted(engines["vllm"]), "the engine is left")
+    engines["vllm"].disarm()
+    answer = call(router.port, post("/models/gemma-3-12b/warm", {}, "x-request-timeout: 86400"))
+    assert [one["ok"] for one in answer.json()["replicas"]] == [True]
 
 
 def test_a_header_that_comes_twice_is_refused(router: Router) -> None:

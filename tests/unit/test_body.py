@@ -181,6 +181,20 @@ async def test_who_waits_for_the_client_to_leave_waits_for_just_that() -> None:
     assert client.asked == 3
 
 
+async def test_who_is_heeded_is_heard_of_when_he_leaves() -> None:
+    """Once; and who stays is not waited for any more when the block has ended."""
+    heard: list[str] = []
+    before = asyncio.all_tasks()
+    async with Body(Client(b"x", leaves=True), {}).heeding(lambda: heard.append("left")):
+        await asyncio.sleep(1.0)
+    assert heard == ["left"]
+    async with Body(Client(b"x"), {}).heeding(lambda: heard.append("left")):
+        await asyncio.sleep(1.0)
+    await asyncio.sleep(1.0)
+    assert heard == ["left"]
+    assert asyncio.all_tasks() == before
+
+
 @pytest.mark.parametrize(
     ("sent", "coding", "good"),
     [

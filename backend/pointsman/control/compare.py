@@ -5,8 +5,7 @@ one that fails is told as failed and leaves the others alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from fastapi import APIRouter, Request
 from pointsman import patience
 from pointsman.body import Body, check_media_type
 from pointsman.call import Operation
+from pointsman.control.forms import headers as told_headers
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
 from pointsman.errors import ENGINE_CUT, ErrorKind, RouterError
@@ -85,7 +85,9 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
     """
     routes = APIRouter(tags=["models"])
 
-    @routes.post(PATH, summary="The same to up to four models", openapi_extra=described(operate.COMPARE))
+    told_of = described(operate.COMPARE, told_headers.parameters(told_headers.OF_PARTS))
+
+    @routes.post(PATH, summary="The same to up to four models", openapi_extra=told_of)
     async def compare(request: Request) -> dict[str, Any]:
         headers = dict(request.scope["headers"])
         patience.read(request.scope["headers"])  # once, not by each part
@@ -104,7 +106,12 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
         parts = [
             (name, f"{own_id[:120]}-{number}", Collected(content)) for number, name in enumerate(names, 1)
         ]
-        async with _heeding(body, [wire for _, _, wire in parts]), asyncio.TaskGroup() as group:
+
+        def leave() -> None:
+            for _, _, wire in parts:
+                wire.leave()
+
+        async with body.heeding(leave), asyncio.TaskGroup() as group:
             for name, part_id, wire in parts:
                 scope = _scope(part_id, headers, wire)
                 group.create_task(plane.serve(Match(_route, name), scope, _silent, _unsent, caller))
@@ -118,22 +125,6 @@ def _scope(part_id: str, sent: dict[bytes, bytes], wire: Collected) -> dict[str,
     headers = [(b"content-type", b"application/json"), (b"x-request-id", part_id.encode("ascii"))]
     headers += [(name, sent[name]) for name in (b"traceparent", patience.HEADER) if name in sent]
     return {"client": None, "headers": headers, "extensions": {EXTENSION: wire}}
-
-
-@asynccontextmanager
-async def _heeding(body: Body, wires: list[Collected]) -> AsyncIterator[None]:
-    """End all parts when the client leaves."""
-
-    async def wait() -> None:
-        await body.gone()
-        for wire in wires:
-            wire.leave()
-
-    waiting = asyncio.create_task(wait())
-    try:
-        yield
-    finally:
-        waiting.cancel()
 
 
 async def _silent() -> dict[str, Any]:

@@ -35,6 +35,7 @@ _CONTROL_KINDS = {
     "GET /ready": (errors.NO_REPLICA,),
     "GET /model-info": (errors.NO_REPLICA,),
     "GET /usage": (errors.KEY_MISSING, errors.STORE_AWAY),
+    "POST /models/{model_id}/warm": (errors.BAD_REQUEST,),
     "GET /cache": (errors.KEY_MISSING,),
     "DELETE /cache": (errors.KEY_MISSING, errors.STORE_AWAY),
 }

@@ -183,6 +183,16 @@ def test_every_generation_route_tells_its_headers(app: Router) -> None:
     assert set(written) <= {name.lower() for name in headers.GIVEN}
 
 
+@pytest.mark.parametrize("path", ["/models/compare", "/models/{model_id}/warm"])
+def test_routes_of_several_parts_tell_how_long_one_waits(app: Router, path: str) -> None:
+    """The header, beside what FastAPI tells of the path, and what is answered to a bad one."""
+    told = app.openapi()["paths"][path]["post"]
+    names = [(one["in"], one["name"]) for one in told["parameters"]]
+    assert ("header", "X-Request-Timeout") in names
+    assert (("path", "model_id") in names) is ("{model_id}" in path)
+    assert "400" in told["responses"]
+
+
 async def test_docs_can_be_hidden(client: Client) -> None:
     """`DOCS=off` takes the three pages away."""
     hidden = build(load({"DOCS": "off"}, None, None))

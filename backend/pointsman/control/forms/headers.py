@@ -5,12 +5,14 @@ from typing import Any
 from pointsman.patience import LONGEST_S
 from pointsman.waiting import Priority
 
+Headers = dict[str, tuple[dict[str, Any], str]]  # schema and description by name
+
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
 _ID = {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"}
 _SECONDS = {"type": "number", "minimum": 0.001, "maximum": LONGEST_S}
 
-TAKEN = {
+TAKEN: Headers = {
     "X-Request-ID": (_ID, "Names the request in logs and in its answer; one that does not fit is replaced."),
     "X-Request-Timeout": (
         _SECONDS,
@@ -25,6 +27,10 @@ TAKEN = {
         "Takes an answer that was given before to the same request.",
     ),
 }
+# Of routes that do several things at once, each of which has that time.
+OF_PARTS: Headers = {
+    "X-Request-Timeout": (_SECONDS, "Seconds that you wait; a part that takes longer is told as such."),
+}
 GIVEN = {
     "X-Request-ID": (_TEXT, "Yours, if you sent a fit one."),
     "X-Process-Time": (_TEXT, "Seconds until the answer began."),
@@ -38,11 +44,11 @@ GIVEN = {
 _LATER = {"Retry-After": {"schema": _COUNT, "description": "Seconds after which to come again."}}
 
 
-def parameters() -> list[dict[str, Any]]:
+def parameters(taken: Headers = TAKEN) -> list[dict[str, Any]]:
     """The headers that a request may have."""
     return [
         {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
-        for name, (schema, text) in TAKEN.items()
+        for name, (schema, text) in taken.items()
     ]
 
 

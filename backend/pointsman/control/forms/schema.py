@@ -1,5 +1,6 @@
 """What a body and its answer are, as `/openapi.json` shows it: JSON schemas with examples."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -49,14 +50,16 @@ def frames(*data: str) -> str:
     return "".join([f"data: {frame}\n\n" for frame in data])
 
 
-def described(form: Form) -> dict[str, Any]:
-    """What `/openapi.json` tells of a control route's body and answer."""
+def described(form: Form, parameters: Sequence[Schema] = ()) -> dict[str, Any]:
+    """What `/openapi.json` tells of a control route's body and answer, and of headers that it heeds."""
     answer = {"schema": form.gives, "example": form.answer}
     told: dict[str, Any] = {"responses": {"200": {"content": {"application/json": answer}}}}
     if form.takes:
         body = {"type": "object", "properties": form.takes, "required": list(form.needs)}
         content = {"application/json": {"schema": body, "example": form.example}}
         told["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        told["parameters"] = list(parameters)
     return told
 
 
