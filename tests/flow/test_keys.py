@@ -102,6 +102,22 @@ def test_openais_list_is_closed_with_its_routes_and_the_frontends_is_not(keyed: 
         assert http.get(path).status_code == 200
 
 
+def test_a_key_file_out_of_reach_leaves_the_keys_until_it_is_back(keyed: Keyed) -> None:
+    """Told in a sentence, and looked after all the while: who is revoked then is out."""
+    secret, revoked = keyed.create(), keyed.create()
+    held = keyed.path.read_bytes()
+    keyed.path.unlink()
+    keyed.path.symlink_to(keyed.path)
+    told = keyed.router.read_until(r"keys\.json: [^;]*; the keys stay as they were")
+    assert "Too many levels of symbolic links" in told
+    assert (keyed.status(CHAT), keyed.status(CHAT, secret), keyed.status(CHAT, revoked)) == (401, 200, 200)
+    keyed.path.unlink()
+    keyed.path.write_bytes(held)
+    assert main(["keys", "revoke", "--file", str(keyed.path), digest_of(revoked).hex()[:8]]) == 0
+    wait_for(lambda: keyed.status(CHAT, revoked) == 401, "the key is known no more")
+    assert keyed.status(CHAT, secret) == 200
+
+
 def test_keys_for_what_is_not_there_are_told_of(keyed: Keyed) -> None:
     """One warning for a reading of the file, with the key's digits and the name; the router goes on."""
     keyed.create("--model", "gemma-3-12b")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def engines() -> Iterator[list[Emulator]]:
 def reloaded(router: Router, times: int) -> None:
     """Wait until settings were taken so many times."""
     wait_for(lambda: router.output().count("reloaded by ") >= times, f"{times} reloads")
+
+
+def told(router: Router, what: str) -> int:
+    """How often the events say so."""
+    events = router.http.get("/admin/events?limit=1000").json()["events"]
+    return sum(event["what"].startswith(what) for event in events)
+
+
+def heeded(router: Router, times: int) -> bool:
+    """Whether SIGHUP led so often to a reading that failed."""
+    return told(router, "SIGHUP: not reloaded") == times
 
 
 def states(router: Router) -> dict[str, str]:
@@ -128,6 +140,39 @@ def test_bad_settings_leave_everything_as_it_is(engines: list[Emulator], tmp_pat
         wait_for(lambda: len(states(router)) == 2, "the second replica")
         assert router.metric("pointsman_config_reload_ok") == 1
         assert router.metric("pointsman_config_reload_timestamp_seconds") > began
+
+
+def link_to_itself(path: Path) -> None:
+    """A file that is there, and that nobody can look at."""
+    fresh = path.with_suffix(".link")
+    fresh.symlink_to(path)
+    fresh.rename(path)
+
+
+@pytest.mark.parametrize("harm", ["a link to itself", "brackets", "nothing"])
+def test_whatever_becomes_of_the_file_it_is_looked_after(
+    engines: list[Emulator], tmp_path: Path, harm: str
+) -> None:
+    """Told once, and once more by SIGHUP; calls go on as before, and the good file that comes is taken."""
+    one, two = engines
+    config = Config(tmp_path)
+    config.hold(one)
+    with Router(CONFIG_FILE=str(config.path), **_QUICK) as router:
+        router.wait_until_up(MODEL)
+        for times, pool in ((1, [one, two]), (2, [one])):
+            if harm == "a link to itself":
+                link_to_itself(config.path)
+            else:
+                config.put("" if harm == "nothing" else "models: " + "[" * 3000)
+            wait_for(lambda: router.metric("pointsman_config_reload_ok") == 0, "it is noticed")
+            router.send_signal(signal.SIGHUP)
+            wait_for(partial(heeded, router, times), "SIGHUP is heeded")
+            assert told(router, "a changed file: not reloaded") == times
+            assert outcome(VLLM, call(router.port, VLLM.request(stream=False)), stream=False) == "ok"
+            config.hold(*pool)
+            wait_for(lambda: router.metric("pointsman_config_reload_ok") == 1, "the good file is taken")
+            assert [state != "draining" for state in states(router).values()].count(True) == len(pool)
+        assert "Traceback" not in router.output()
 
 
 def test_every_kind_of_setting_is_taken(engines: list[Emulator], tmp_path: Path) -> None:
