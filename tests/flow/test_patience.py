@@ -142,6 +142,21 @@ def test_a_body_that_stays_away_is_part_of_it(router: Router, engines: dict[str,
     assert not engines["vllm"].sent()
 
 
+def test_the_body_of_a_comparison_is_part_of_it(router: Router, engines: dict[str, Emulator]) -> None:
+    """No part is begun where it does not come in time."""
+    asked = post("/models/compare", _BODIES["/models/compare"], "x-request-timeout: 1")
+    with Client(router.port) as client:
+        client.send(asked[:-5])
+        answer = client.read()
+        assert answer.status == 504
+        assert (answer.json()["code"], answer.json()["owner"]) == ("total_timeout", "client")
+        assert 1.0 <= float(answer.header("x-process-time") or "") < 1.0 + _SLACK_S
+        assert answer.header("connection") == "close"
+        client.send(asked[-5:])
+        assert client.at_end()
+    assert not engines["vllm"].sent()
+
+
 def test_an_engine_that_asks_for_more_time_than_there_is_is_not_asked_again(
     router: Router, engines: dict[str, Emulator]
 ) -> None:

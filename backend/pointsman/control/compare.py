@@ -6,6 +6,7 @@ one that fails is told as failed and leaves the others alone.
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from pointsman.call import Operation
 from pointsman.control.forms import headers as told_headers
 from pointsman.control.forms import operate
 from pointsman.control.forms.schema import described
-from pointsman.errors import ENGINE_CUT, ErrorKind, RouterError
+from pointsman.errors import ENGINE_CUT, OWN_TIMEOUT, ErrorKind, RouterError
 from pointsman.guard import Guard
 from pointsman.keys import Need
 from pointsman.plane import EXTENSION, Plane
@@ -84,17 +85,16 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
         most_bytes: the largest body of any route.
     """
     routes = APIRouter(tags=["models"])
-
     told_of = described(operate.COMPARE, told_headers.parameters(told_headers.OF_PARTS))
 
     @routes.post(PATH, summary="The same to up to four models", openapi_extra=told_of)
     async def compare(request: Request) -> dict[str, Any]:
-        headers = dict(request.scope["headers"])
-        patience.read(request.scope["headers"])  # once, not by each part
+        started, headers = monotonic(), dict(request.scope["headers"])
+        patience_s = patience.read(request.scope["headers"])  # once, not by each part
         caller = guard.authenticate(request.state.caller, headers, need, GUARD_CLASS)
         check_media_type(headers)
         body = Body(request.receive, headers)
-        content = await body.read(min(most_bytes, BODY_MAX_BYTES))
+        content = await _read(body, min(most_bytes, BODY_MAX_BYTES), patience_s)
         large = len(content) > LARGE_BYTES
         fields = await read_in_turns(content) if large else read_fields(content)
         names = models_in(fields)
@@ -111,6 +111,8 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
             for _, _, wire in parts:
                 wire.leave()
 
+        if patience_s is not None:
+            headers[patience.HEADER] = b"%.3f" % max(patience_s - (monotonic() - started), 0.001)
         async with body.heeding(leave), asyncio.TaskGroup() as group:
             for name, part_id, wire in parts:
                 scope = _scope(part_id, headers, wire)
@@ -118,6 +120,19 @@ def router(plane: Plane, guard: Guard, need: Need, most_bytes: int) -> APIRouter
         return {"results": [wire.result(name, part_id) for name, part_id, wire in parts]}
 
     return routes
+
+
+async def _read(body: Body, most: int, patience_s: float | None) -> bytes:
+    """The whole body, unless that takes longer than the client waits.
+
+    Raises:
+        RouterError: OWN_TIMEOUT; what reading raises.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            return await body.read(most)
+    except TimeoutError:
+        raise RouterError(OWN_TIMEOUT) from None
 
 
 def _scope(part_id: str, sent: dict[bytes, bytes], wire: Collected) -> dict[str, Any]:

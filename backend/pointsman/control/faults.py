@@ -11,6 +11,7 @@ from pointsman.errors import (
     INTERNAL,
     INVALID_PARAMETER,
     METHOD_NOT_ALLOWED,
+    OWN_TIMEOUT,
     ROUTE_NOT_FOUND,
     RouterError,
 )
@@ -46,5 +47,7 @@ def install(app: FastAPI) -> None:
 
 def _answer(request: Request, error: RouterError) -> Response:
     status, body = shape_of(request.scope["path"]).error(error, request.state.request_id)
-    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if error.kind is OWN_TIMEOUT:  # its body has not come, and is waited for no longer
+        headers["connection"] = "close"
     return Response(body, status, headers, media_type="application/json")
