@@ -1,18 +1,23 @@
 """Several workers under the real gunicorn: what operators change holds for all, and figures are of all."""
 
+import json
 import os
 import re
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from pointsman.keys import digest_of
 from processes import Emulator, Gunicorn, wait_for
-from wire import VLLM, Client, call, outcome
+from wire import VLLM, Client, call, outcome, request
 
 MODEL = VLLM.model
+_SERVES = "Application startup complete"  # as each worker says
 FIRST, SECOND = f"{MODEL}-0", f"{MODEL}-1"
 
 
@@ -52,6 +57,108 @@ def sums(page: str, name: str) -> dict[str, float]:
     for worker, value in re.findall(rf'(?m)^{name}{{worker="(\d+)"[^}}]*}} (\S+)$', page):
         found[worker] = found.get(worker, 0.0) + float(value)
     return found
+
+
+def reload_ok(served: Gunicorn) -> dict[str, float]:
+    """That metric by worker; nothing while one worker gives way to another."""
+    answer = call(served.port, request("GET", "/metrics"))
+    return sums(answer.body.decode(), "pointsman_config_reload_ok") if answer.status == 200 else {}
+
+
+def each(value: float, *workers: int) -> dict[str, float]:
+    """A metric that is the same for these workers."""
+    return {str(worker): value for worker in workers}
+
+
+def refused(served: Gunicorn) -> set[int]:
+    """The workers whose latest entry about settings is that they were refused."""
+    answer = call(served.port, request("GET", "/admin/events?limit=1000"))
+    events = answer.json()["events"] if answer.status == 200 else []
+    latest = {event["worker"]: event["what"] for event in reversed(events) if event["kind"] == "reload"}
+    return {worker for worker, what in latest.items() if "not reloaded" in what}
+
+
+@pytest.mark.parametrize("harm", ["nonsense", "brackets", "a link to itself"])
+def test_new_workers_tell_of_bad_settings_too(engines: list[Emulator], tmp_path: Path, harm: str) -> None:
+    """In a dead one's place and after SIGHUP; the master lives, and a good file holds for all."""
+    file, fresh = tmp_path / "config.yml", tmp_path / "config.new"
+    good = f"models:\n  - id: {MODEL}\n    engine: vllm\n    replicas: [{engines[0].url}]\n"
+    file.write_text(good)
+
+    def put(text: str) -> None:
+        fresh.write_text(text)
+        fresh.rename(file)
+
+    with Gunicorn(CONFIG_FILE=str(file), DRAIN_S="1", TMPDIR=str(tmp_path)) as served:
+        served.wait_until_serving(2)
+        first, second = served.booted()
+        if harm == "a link to itself":
+            fresh.symlink_to(file)
+            fresh.rename(file)
+        else:
+            put("nonsense: 1\n" if harm == "nonsense" else "models: " + "[" * 3000)
+        wait_for(lambda: reload_ok(served) == each(0, first, second), "both tell")
+        os.kill(second, signal.SIGKILL)
+        wait_for(lambda: len(served.booted()) == 3, "a new one")
+        third = served.booted()[2]
+        wait_for(lambda: reload_ok(served) == each(0, first, third), "it tells, too")
+        served.send_signal(signal.SIGHUP)
+        served.read_until("pointsman: not reloaded; the settings before are kept\n")
+        wait_for(lambda: len(served.booted()) == 5, "two new ones")
+        wait_for(lambda: reload_ok(served) == each(0, *served.booted()[3:]), "they tell, too")
+        wait_for(lambda: refused(served) == set(served.booted()[3:]), "and so do the events")
+        assert outcome(VLLM, call(served.port, VLLM.request(stream=False)), stream=False) == "ok"
+        put(good)
+        wait_for(lambda: reload_ok(served) == each(1, *served.booted()[3:]), "all is well")
+        assert served.stop() == 0
+        assert "Traceback" not in served.output()
+
+
+def asked(port: int, key: str | None, times: int = 20) -> set[int]:
+    """The statuses of some calls, which several workers take."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    return {httpx.post(url, json=body, headers=headers, trust_env=False).status_code for _ in range(times)}
+
+
+@pytest.mark.parametrize("harm", ["gone", "a link to itself", "broken"])
+def test_new_workers_ask_for_keys_whatever_becomes_of_their_file(
+    engines: list[Emulator], tmp_path: Path, harm: str
+) -> None:
+    """Whether they come after SIGHUP or in a dead one's place; a file that is back counts for all."""
+    file, secret = tmp_path / "keys.json", "pm-0123456789abcdef"
+
+    def hold(key: str) -> None:
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({"keys": [{"sha256": digest_of(key).hex()}]}))
+        fresh.rename(file)
+
+    hold(secret)
+    with Gunicorn(
+        VLLM_GEMMA3_ENDPOINT=engines[0].url, KEYS_FILE=str(file), DRAIN_S="1", TMPDIR=str(tmp_path)
+    ) as served:
+        served.wait_until_serving(2)
+        statuses = partial(asked, served.port)
+        assert (statuses(None), statuses(secret)) == ({401}, {200})
+        file.unlink()
+        if harm == "broken":
+            file.write_text("{")
+        if harm == "a link to itself":
+            file.symlink_to(file)
+        os.kill(served.booted()[1], signal.SIGKILL)
+        wait_for(lambda: served.output().count(_SERVES) == 3, "a new one")
+        assert (statuses(None), statuses(secret)) == ({401}, {200})
+        served.send_signal(signal.SIGHUP)
+        wait_for(lambda: served.output().count(_SERVES) == 5, "two new ones")
+        wait_for(lambda: served.output().count("every answer is finished") == 2, "the old ones end")
+        assert (statuses(None), statuses(secret)) == ({401}, {200})
+        read = served.output().count(f"read {file}: 1 keys")
+        hold(secret + "2")
+        wait_for(lambda: served.output().count(f"read {file}: 1 keys") == read + 2, "both read it")
+        assert statuses(secret + "2") == {200}
+        assert statuses(secret, times=4) == {401}, "wrong keys; ten would be too many"
+        assert "Traceback" not in served.output()
 
 
 def test_what_one_is_told_all_do(served: Gunicorn, engines: list[Emulator]) -> None:
