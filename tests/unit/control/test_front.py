@@ -23,7 +23,7 @@ async def test_every_answer_has_an_id_and_a_time(app: Router, client: Client, pa
 
 
 async def test_a_trials_rule_opens_the_comparison(client: Client) -> None:
-    """`if_any=never`, as `scripts/run` has it beside its key, is for every route that asks if there is any."""
+    """`if_any=never`, as `scripts/run` has it beside its key, is for all that ask if there is any."""
     trial = {**ENGINES, "SECURITY__API_KEY": "a-key-of-my-own-for-tests"}
     for rules, status in (({}, 401), ({"KEY_NEEDS": "if_any=never"}, 400)):
         async with client(build(load({**trial, **rules}, None, None))) as http:
