@@ -18,6 +18,7 @@ from typing import Self
 
 import pytest
 
+from ports import free_port
 from processes import BACKEND, wait_for
 from wire import LIMIT_S, Incoming
 
@@ -44,11 +45,6 @@ def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="pm-") as name:
         yield Path(name)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def our_site(path: Path, *, tls: Path | None = None) -> str:

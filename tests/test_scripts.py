@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ports import free_port
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("run", "start", "smoke", "setup", "test", "chaos", "check", "fix", "bench", "lock")
 LOCKS = ("requirements.lock", "tests/requirements.lock")
@@ -72,11 +74,6 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "HOST": "127.0.0.1", "GRACE_S": "0", "DRAIN_S": "1", **settings}
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
-
-
 def models(process: subprocess.Popen[str], port: str) -> list[dict[str, object]]:
     """`GET /models` of a router that is about to start."""
     end = time.monotonic() + WAIT_S
@@ -115,7 +112,7 @@ def run(command: Path, **options: Any) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_starts_emulated_engines_and_ends_them(clone: Path, number: signal.Signals) -> None:
     """Without engines it says that they are emulated; a signal ends all processes, with exit code 0."""
-    port = free_port()
+    port = str(free_port())
     with started(clone, PORT=port) as process:
         found = models(process, port)
         engines = engine_ports(found)
@@ -136,7 +133,7 @@ def test_run_starts_emulated_engines_and_ends_them(clone: Path, number: signal.S
 
 def test_run_leaves_configured_engines_alone(clone: Path) -> None:
     """With an engine in `.env` none is emulated, and the example calls name its model."""
-    port = free_port()
+    port = str(free_port())
     (clone / ".env").write_text(f"VLLM_MINE_ENDPOINT=http://127.0.0.1:9\nPORT={port}\n")
     with started(clone) as process:
         assert [model["id"] for model in models(process, port)] == ["mine"]

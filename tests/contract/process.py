@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM_CPU = ROOT / "scripts" / "vllm-cpu"
@@ -35,13 +36,6 @@ class Engine:
     def port(self) -> int:
         """Where it listens on 127.0.0.1."""
         return int(self.url.rpartition(":")[2])
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

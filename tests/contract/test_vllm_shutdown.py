@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ports import free_port
 from processes import wait_for
 
 from .process import (
@@ -28,7 +29,6 @@ from .process import (
     ROOT,
     VLLM_CPU,
     Engine,
-    free_port,
     healthy,
     vllm_installed,
     wait_ready,

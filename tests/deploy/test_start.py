@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ports import free_port
 from processes import BACKEND, Emulator, wait_for
 
 ROOT = BACKEND.parent
@@ -51,11 +52,6 @@ def tools(tmp_path: Path) -> Path:
 def put(tools: Path, name: str, script: str) -> None:
     (tools / name).write_text(f"#!/bin/bash\n{script}\n")
     (tools / name).chmod(0o755)
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return str(probe.getsockname()[1])
 
 
 class Started:
@@ -126,7 +122,7 @@ def test_prod_starts_a_vllm_where_there_is_a_gpu(clone: Path, tools: Path, key: 
     """Over two of three GPUs, with vllm/run's flags on loopback; the router finds it; a signal ends both."""
     put(tools, "nvidia-smi", "echo 'GPU 0: one'; echo 'GPU 1: two'; echo 'GPU 2: three'")
     put(tools, "vllm", FAKE_VLLM.format(folder=tools, backend=BACKEND, python=sys.executable))
-    port, engine = free_port(), free_port()
+    port, engine = str(free_port()), str(free_port())
     settings = {"PORT": port, "ENGINE_PORT": engine}
     if key:  # a key needs its endpoint, which is the one that is started
         settings |= {"VLLM_GEMMA3_KEY": key, "VLLM_GEMMA3_ENDPOINT": f"http://localhost:{engine}"}
@@ -149,8 +145,8 @@ def test_prod_tells_when_vllm_ends(clone: Path, tools: Path) -> None:
     """A vLLM that ends by itself is told of, and the router goes on."""
     put(tools, "nvidia-smi", "echo 'GPU 0: one'")
     put(tools, "vllm", "echo out of memory; exit 3")
-    port = free_port()
-    with started(clone, "prod", tools, PORT=port, ENGINE_PORT=free_port()) as running:
+    port = str(free_port())
+    with started(clone, "prod", tools, PORT=port, ENGINE_PORT=str(free_port())) as running:
         wait_for(lambda: "start: vLLM ended with 3" in running.output(), "it is told", _LIMIT_S)
         wait_for(lambda: running.get(port, "/live") is not None, "the router goes on", _LIMIT_S)
         assert running.end() == 0
@@ -160,7 +156,7 @@ def test_prod_uses_the_engines_that_are_configured(clone: Path, tools: Path) -> 
     """With engines of one's own no vLLM is started, GPU or not."""
     put(tools, "nvidia-smi", "echo 'GPU 0: one'")
     put(tools, "vllm", f"touch {tools}/called")
-    port = free_port()
+    port = str(free_port())
     with (
         Emulator("vllm") as engine,
         started(clone, "prod", tools, PORT=port, VLLM_MINE_ENDPOINT=engine.url) as running,
@@ -186,7 +182,7 @@ def test_prod_says_what_is_missing(clone: Path, tools: Path, case: str) -> None:
         pytest.skip("this machine has what the test does without")
     if smi is not None:
         put(tools, "nvidia-smi", smi)
-    with started(clone, "prod", tools, ENGINE_PORT=free_port()) as running:
+    with started(clone, "prod", tools, ENGINE_PORT=str(free_port())) as running:
         assert running.process.wait(_LIMIT_S) == 1
     first, second, third = running.output().splitlines()
     assert first.startswith(f"start: no engine is configured, and none can be started: {why}")
@@ -196,7 +192,7 @@ def test_prod_says_what_is_missing(clone: Path, tools: Path, case: str) -> None:
 
 def test_dev_reloads(clone: Path) -> None:
     """A change of code or of `.env` is served a moment later; a signal ends it all, with 0."""
-    port = free_port()
+    port = str(free_port())
     (clone / ".env").write_text(f"PORT={port}\nVLLM_ONE_ENDPOINT=http://127.0.0.1:9\n")
     with started(clone, "dev") as running:
 

@@ -1,21 +1,12 @@
 """Engines that come, go and are set up wrong: the router says so and heals by itself."""
 
-import socket
-from contextlib import ExitStack
 from typing import Any
 
+from ports import free_port
 from processes import Emulator, Router, wait_for
 from wire import TGI, VLLM, Client, call, check_silent, check_stream, outcome, post, request
 
 _QUICK = {"HEALTH__INTERVAL_S": "0.2", "HEALTH__INTERVAL_CHANGING_S": "0.05", "HEALTH__TIMEOUT_S": "1"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of which nobody listens to any, all different."""
-    with ExitStack() as stack:
-        return [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)
-        ]
 
 
 def emulator_at(engine: str, port: int, *flags: str) -> Emulator:
@@ -34,7 +25,7 @@ def wait_until(router: Router, model: str, state: str) -> None:
 
 def test_all_engines_down_then_up_by_themselves() -> None:
     """The start succeeds without any engine; calls get 503 with Retry-After until one appears."""
-    tgi_port, vllm_port = free_ports(2)
+    tgi_port, vllm_port = free_port(), free_port()
     urls = {
         "TGI_DISTILGPT2_ENDPOINT": f"http://127.0.0.1:{tgi_port}",
         "VLLM_GEMMA3_ENDPOINT": f"http://127.0.0.1:{vllm_port}",
@@ -70,7 +61,7 @@ def test_all_engines_down_then_up_by_themselves() -> None:
 
 def test_an_engine_that_dies_is_left_and_found_again() -> None:
     """Its stream ends in an error frame, new calls get 503, and it serves again after a restart."""
-    (port,) = free_ports(1)
+    port = free_port()
     with Router(VLLM_GEMMA3_ENDPOINT=f"http://127.0.0.1:{port}", **_QUICK) as router:
         with emulator_at("vllm", port) as engine:
             router.wait_until_up("gemma-3-12b")

@@ -12,12 +12,13 @@ from random import Random
 
 import pytest
 
-from nginx import free_port, short_folder
+from nginx import short_folder
 from pointsman.gcra import Rate
 from pointsman.store.base import Ask, Granted, Hold, Most, Once, Shelf, Size, Take, Unavailable
 from pointsman.store.config import StoreConfig
 from pointsman.store.fallback import Local, Share
 from pointsman.store.memory import MemoryStore
+from ports import free_port
 from processes import BACKEND
 from redis_server import RedisServer
 

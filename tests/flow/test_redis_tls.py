@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from certificates import Authority, Identity
-from nginx import free_port, short_folder
+from nginx import short_folder
 from pointsman.gcra import Rate
 from pointsman.store.base import Ask, Shelf, Take, Unavailable
 from pointsman.store.config import StoreConfig
+from ports import free_port
 from processes import Emulator, Process, Router, wait_for
 from redis_server import RedisServer
 
