@@ -72,16 +72,14 @@ class Intake:
         """
         caller, signed = self._let_in(match, scope, headers, exchange, caller)
         patience_s = patience.read(scope["headers"]) if patience.HEADER in headers else None
-        most = self._most_bytes
-        content = body.at_once(most) or await self._read(body, most, exchange, watch, patience_s)
+        content = body.at_once(self._most_bytes) or await self._read(body, exchange, watch, patience_s)
         exchange.body_bytes = len(content)
         once = None if signed is None else check_body(signed, content)
         fields: Fields = {}
         try:
             if match.route.method == "POST":
                 fields = read_fields(content) if len(content) <= LARGE_BYTES else await read_in_turns(content)
-            surface = match.route.surface_of(fields)
-            answer.shape = surface
+            surface = answer.shape = match.route.surface_of(fields)
             call = surface.decode(match.route.operation, fields, content, stream=match.route.stream)
             model, call = model_of(self._registry, match.model_id, surface, call)
             check_call(caller, call, model.id)
@@ -89,19 +87,15 @@ class Intake:
                 call = screened(call, self._pii)
             exchange.model_id, exchange.stream = model.config.id, call.stream
             if len(content) >= _SMALL_BODY_BYTES or model.config.max_body_bytes is not None:
-                check_size(model, len(content), most)
+                check_size(model, len(content), self._most_bytes)
             answer.expect(surface, call, model.config.timeouts.open_after_s)
-            run = _run_of(call, model, exchange, watch, answer, caller, headers)
+            run = _run_of(call, model, exchange, watch, answer, caller, headers, patience_s)
             run.on_let_go = body.free
-            if patience_s is not None:
-                run.shorten(patience_s)
             if model.config.fallbacks:
                 run.chain = chain_of(self._registry, model, surface, call, caller.key, len(content))
             return run, self._limiter.rules(caller.address, caller.key, surface.name), once
         except RouterError as error:
-            over = await self._spend(error, match, fields, caller, once, answer)
-            if over is not None:
-                raise over from None
+            await self._spend(error, match, fields, caller, once, answer)
             raise
 
     async def _spend(
@@ -112,31 +106,30 @@ class Intake:
         caller: Caller,
         once: Once | None,
         answer: Answer,
-    ) -> RouterError | None:
-        """Count a body that is refused where seed 002 counts it; what is told instead where that is too many.
+    ) -> None:
+        """Count a body that is refused, where seed 002 counts it.
 
         Raises:
-            RouterError: STORE_AWAY.
+            RouterError: RATE_LIMITED, which is told instead: it is one too many; STORE_AWAY.
         """
         if error.status >= 500 or error.kind is KEY_FORBIDDEN:
-            return None
+            return
         try:
             surface = match.route.surface_of(fields).name
         except RouterError:  # only its body could have told, and does not
-            return None
+            return
         grant = await self._limiter.spend(caller.address, caller.key, surface, once)
         if grant is None:
-            return None
+            return
         answer.add(grant.lines)
-        return grant.refusal
+        if grant.refusal is not None:
+            raise grant.refusal from None
 
-    async def _read(
-        self, body: Body, most: int, exchange: Exchange, watch: Watch, patience_s: float | None
-    ) -> bytes:
+    async def _read(self, body: Body, exchange: Exchange, watch: Watch, patience_s: float | None) -> bytes:
         if patience_s is not None:
             watch.set(exchange.started_at + patience_s, attempt.patience_over)
         with watch:
-            return await body.read(most)
+            return await body.read(self._most_bytes)
 
     def _let_in(
         self,
@@ -174,6 +167,7 @@ def _run_of(
     answer: Answer,
     caller: Caller,
     headers: dict[bytes, bytes],
+    patience_s: float | None,
 ) -> Run:
     timeouts = model.config.timeouts
     deadline = exchange.started_at + (timeouts.total_stream_s if call.stream else timeouts.total_s)
@@ -181,6 +175,8 @@ def _run_of(
     run.party = caller.party
     if caller.key is not None or _PRIORITY in headers:
         run.priority = caller.priority(headers.get(_PRIORITY))
+    if patience_s is not None:
+        run.shorten(patience_s)
     if ASKS_KEPT in headers:
         run.takes_kept = asks_kept(headers[ASKS_KEPT])
     return run
